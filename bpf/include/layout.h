@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Everything that the programs and userspace both read or write in maps.
+ *
+ * These structs are the authority. flyebpf/bpf/layout.py mirrors them with
+ * ctypes; the loader compares sizes and field offsets of both at load, and so
+ * does a test. Addresses are 16 bytes in network order, IPv4 mapped
+ * (::ffff:a.b.c.d), so that one map and one path serve both families. Ports
+ * are in network order, everything else in host order.
+ */
+#ifndef FLYEBPF_LAYOUT_H
+#define FLYEBPF_LAYOUT_H
+
+#include <linux/types.h>
+
+struct addr {
+	union {
+		__u8 byte[16];
+		__be32 word[4];
+		__u64 quad[2];
+	};
+};
+
+#define MAX_POOLS 16
+#define MAX_UPLINKS 8
+
+/* A pool of Anycast IPv4 addresses. The `vips` array holds one entry for each
+ * of its addresses, from vip_base on, in order. */
+struct pool {
+	__u32 prefix;	/* host order */
+	__u32 mask;	/* host order */
+	__u32 vip_base; /* index of the pool's first address in `vips` */
+	__u32 pad;
+};
+
+/* The one entry of `settings`. */
+struct settings {
+	struct pool pool[MAX_POOLS];
+	__u32 pool_count;
+	__u32 private_prefix; /* cluster's private IPv4 pool, host order */
+	__u32 private_mask;
+	__u32 alias_prefix; /* what a VM's address looks like to another VM
+			     * that it reaches through a VIP, host order;
+			     * same mask as private */
+	__u32 uplink[MAX_UPLINKS]; /* ifindexes */
+	__u32 uplink_count;
+	__u32 flow_buckets; /* of `flows` and `reverse`, a power of two */
+	__u64 seed; /* hashes flow tuples, for buckets and Maglev; secret, one
+		     * for all hosts of a cluster */
+};
+
+/* vips[i]: one Anycast address. Zero: nobody owns it. Written whole. */
+#define VIP_ALLOCATED 1 /* an app owns it: ICMP echo is answered */
+#define VIP_RANGES 2	/* it has entries in `service_ranges` */
+struct vip {
+	__u32 flags;
+	__u32 pad;
+};
+
+/* Key of `services`: one port. */
+struct service_key {
+	__u32 vip; /* index in `vips` */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+/* Key of `service_ranges` (LPM trie). prefixlen counts from vip on: 48 + the
+ * leading bits of the port that the entry fixes. */
+struct service_range_key {
+	__u32 prefixlen;
+	__be32 vip;
+	__u8 proto;
+	__u8 pad;
+	__be16 port;
+};
+
+/* service_states[id]: generation changes when the id's owner does. */
+struct service_state {
+	__u32 generation;
+	__u32 pad;
+};
+
+#define SERVICE_REVERSE 1 /* replies need `reverse`: several (VIP, port) share
+			   * one (machine, internal port) */
+#define SERVICE_FGS 2	  /* delivered to fly-global-services (UDP) */
+#define SERVICE_PROXY 4	  /* has handlers: belongs to the proxy */
+#define SERVICE_KEEP_PORT 8 /* internal port = the port dialled */
+struct service {
+	__u32 id;    /* index in `service_stats` */
+	__u32 table; /* index in `tables` */
+	__be16 internal_port;
+	__u16 flags;
+	__u32 pad;
+};
+
+/* tables[i]: a Maglev table, a run of `maglev`. Written whole (one u64), so
+ * that a new table takes effect at once. size 0: no usable machine. */
+struct table {
+	__u32 start;
+	__u32 size;
+};
+
+/* slots[i]: a machine. generation changes whenever the slot's owner or its
+ * usability for existing flows does, so that a flow never reaches the next
+ * owner. State and generation share the first u64. */
+#define SLOT_LIVE 1   /* packets may be delivered */
+#define SLOT_VIA_TC 2 /* the interface takes no XDP redirect: deliver in tc */
+#define SLOT_REMOTE 4 /* on another host */
+struct slot {
+	__u32 generation;
+	__u32 flags;
+	__u32 ifindex;
+	__be32 private_ip;
+	__be32 services_ip; /* fly-global-services */
+	__u8 mac[6];	    /* the VM's */
+	__u8 host_mac[6];   /* its gateway's: the host side of the interface */
+	__u64 machine_id;   /* 14 hex digits as a number */
+	__u64 pad[3];
+};
+
+/* Key of `replies`: where a machine's replies come from. */
+struct reply_key {
+	__u32 slot;
+	__be16 port; /* internal */
+	__u8 proto;
+	__u8 pad;
+};
+
+#define REPLY_UNIQUE 1 /* vip and port are the only ones that lead here */
+struct reply {
+	struct addr vip;
+	__u32 service; /* index in `service_stats` */
+	__be16 port;
+	__u16 flags;
+};
+
+/* The flow tables are arrays of buckets rather than LRU hashes: an insert
+ * costs a few nanoseconds instead of hundreds, so a flood of new tuples cannot
+ * slow the machine, and confirmed flows can be preferred to unconfirmed ones.
+ * Nothing locks a bucket. `seal` is a hash of the key, the values that never
+ * change, and the generations of slot and service as they were: an entry torn
+ * by two writers, or whose machine or service has since gone to another owner,
+ * does not match its seal and counts as a miss. */
+#define FLOW_REPLIED 1	 /* the machine answered */
+#define FLOW_CONFIRMED 2 /* and the client went on after that */
+#define FLOW_CLOSING 4	 /* FIN or RST seen */
+#define FLOW_OWN 8	 /* `reverse` only: the VM's own traffic */
+
+struct flow {
+	__u64 seal;
+	struct addr client;
+	struct addr vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 proto;
+	__u8 state;	/* not sealed */
+	__be16 internal_port;
+	__u32 slot;
+	__u32 ifindex; /* the client's side: an uplink or a VM's interface */
+	__u32 service; /* index in `service_stats` and `service_states` */
+	__u32 seen;    /* jiffies >> 4 of the last packet; not sealed */
+};
+
+/* `reverse`: (client, machine, internal port) to VIP, for services where the
+ * flow cannot be found otherwise, and the VM's own TCP connections from a
+ * service's port. */
+struct reverse {
+	__u64 seal;
+	struct addr client;
+	struct addr vip;
+	__be16 client_port;
+	__be16 internal_port;
+	__u8 proto;
+	__u8 state; /* not sealed, but FLOW_OWN */
+	__be16 vip_port;
+	__u32 slot;
+	__u32 service;
+	__u32 seen; /* not sealed */
+	__u32 pad;
+};
+
+#define FLOW_WAYS 4
+struct flow_bucket {
+	struct flow way[FLOW_WAYS];
+};
+struct reverse_bucket {
+	struct reverse way[FLOW_WAYS];
+};
+
+/* Fragments of one datagram follow its first one (`fragments`, LRU hash). */
+struct frag_key {
+	__be32 src;
+	__be32 dst;
+	__be16 id;
+	__u8 proto;
+	__u8 from_vm; /* 1: src is a VM's address */
+};
+struct frag {
+	__u32 slot;
+	__u32 generation; /* of the slot, when the first fragment passed */
+	__be32 new_addr;  /* replaces dst (to a VM) or src (from one) */
+	__u32 ifindex;	  /* where it leaves */
+	__u32 service;
+	__u32 seen; /* jiffies >> 4 */
+};
+
+/* Per CPU. */
+struct service_stats {
+	__u64 in_packets;
+	__u64 in_bytes; /* L3 length */
+	__u64 out_packets;
+	__u64 out_bytes;
+	__u64 flows; /* created */
+};
+struct drop_stats {
+	__u64 packets;
+	__u64 bytes; /* L2 length */
+};
+
+/* Key of `egress_policy` (LPM): where a VM's own packets may go. */
+struct policy_key {
+	__u32 prefixlen;
+	__be32 addr;
+};
+#define POLICY_ALLOW 0 /* otherwise an enum drop_reason */
+
+/* Other per-CPU counts (`counts`, indexed by enum count). Append only. */
+enum count {
+	COUNT_PASSED = 0,	/* not for the pools: left to the kernel */
+	COUNT_ECHO = 1,		/* ICMP echoes answered */
+	COUNT_RST = 2,		/* resets sent for want of a machine */
+	COUNT_FLOW_HIT = 3,
+	COUNT_FLOW_NEW = 4,
+	COUNT_FLOW_EVICTED = 5, /* a live flow gave way to a new one */
+	COUNT_VIA_TC = 6,	/* delivered the slow way */
+	COUNT_OWN = 7,		/* the VMs' own packets to the internet */
+	COUNT_HAIRPIN = 8,	/* from a VM to a VIP */
+	COUNT_ARP = 9,		/* ARP requests answered */
+	COUNT_FLOW_REJECTED = 10, /* bucket full of confirmed flows */
+	COUNT_MAX = 32
+};
+
+#endif

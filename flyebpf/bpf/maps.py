@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pinned maps: name, type, layout and size of each.
+
+A map is pinned as ``<bpffs>/maps/<name>.<digest>``, the digest being over type,
+layout and size: programs with another layout get other maps and the old ones
+go on serving the old programs until the new ones are filled and swapped in.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from flyebpf.bpf import layout
+from flyebpf.config import DataplaneConfig
+from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX
+
+BPF_F_NO_PREALLOC = 1
+
+
+class MapType(IntEnum):
+    """``enum bpf_map_type`` of linux/bpf.h."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LPM_TRIE = 11
+
+    @property
+    def bcc_name(self) -> str:
+        """The table type in bcc's ``BPF_TABLE``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """``key`` and ``value`` are ctypes; sizes in bytes follow from them."""
+
+    name: str
+    type: MapType
+    key: type
+    value: type
+    max_entries: int
+    flags: int = 0
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits over everything that makes two maps incompatible."""
+        text = "|".join(
+            (
+                self.type.name,
+                describe(self.key),
+                describe(self.value),
+                str(self.max_entries),
+                str(self.flags),
+            )
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def pin_name(self) -> str:
+        return f"{self.name}.{self.digest}"
+
+
+def describe(ctype: type) -> str:
+    """A ctypes type's layout as text: names, offsets and sizes."""
+    fields = getattr(ctype, "_fields_", None)
+    if fields is None:
+        return f"{ctype.__name__}:{ct.sizeof(ctype)}"
+    inner = ",".join(
+        f"{name}@{getattr(ctype, name).offset}:{describe(kind)}" for name, kind, *_ in fields
+    )
+    return f"{ctype.__name__}({inner}):{ct.sizeof(ctype)}"
+
+
+class Id(ct.Structure):
+    """Value of ``ids``: which index a name has, and what it was made from.
+
+    ``digest`` is userspace's fingerprint of the object's contents.
+    """
+
+    _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
+
+
+def map_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
+    """Every pinned map, at the configured sizes."""
+    buckets = flow_buckets(config)
+    u32 = layout.U32
+    array, per_cpu, hash_ = MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.HASH
+    lpm, lru = MapType.LPM_TRIE, MapType.LRU_HASH
+    services, machines = config.services, config.machines
+    return (
+        MapSpec("settings", array, u32, layout.Settings, 1),
+        MapSpec("vips", array, u32, layout.Vip, config.pool_addresses),
+        MapSpec("services", hash_, layout.ServiceKey, layout.Service, services),
+        MapSpec(
+            "service_ranges",
+            lpm,
+            layout.ServiceRangeKey,
+            layout.Service,
+            services,
+            BPF_F_NO_PREALLOC,
+        ),
+        MapSpec("service_states", array, u32, layout.ServiceState, services),
+        MapSpec("service_stats", per_cpu, u32, layout.ServiceStats, services),
+        MapSpec("tables", array, u32, layout.Table, services),
+        MapSpec("maglev", array, u32, u32, config.maglev_entries),
+        MapSpec("slots", array, u32, layout.Slot, machines),
+        MapSpec("vm_slots", hash_, u32, u32, machines),
+        MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),
+        MapSpec("flows", array, u32, layout.FlowBucket, buckets),
+        MapSpec("reverse", array, u32, layout.ReverseBucket, buckets),
+        MapSpec("fragments", lru, layout.FragKey, layout.Frag, config.fragments),
+        MapSpec("egress_policy", lpm, layout.PolicyKey, u32, 1024, BPF_F_NO_PREALLOC),
+        MapSpec("drops", per_cpu, u32, layout.DropStats, DROP_REASON_MAX),
+        MapSpec("counts", per_cpu, u32, layout.U64, COUNT_MAX),
+        MapSpec("ids", hash_, layout.U8 * 16, Id, 4 * services, BPF_F_NO_PREALLOC),
+    )
+
+
+def flow_buckets(config: DataplaneConfig) -> int:
+    """Buckets of a flow table: ``config.flows`` entries, a power of two."""
+    wanted = max(config.flows // layout.FLOW_WAYS, 1)
+    return 1 << (wanted - 1).bit_length()

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration, as values. ``flyebpf.configfile`` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsConfig:
+    """The operator's address pools, as CIDRs."""
+
+    anycast_v4: tuple[str, ...] = ()
+    anycast_v6: tuple[str, ...] = ()
+    shared_v4: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateConfig:
+    """``prefix``: the cluster's; ``block``: this host's part of it. ``alias``:
+    what stands for ``prefix`` when a VM reaches another one through a VIP."""
+
+    prefix: str = "172.16.0.0/12"
+    block: str = "172.16.0.0/20"
+    alias: str = "100.64.0.0/12"
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneConfig:
+    """Sizes of the maps, in entries."""
+
+    xdp_mode: str = "auto"
+    flows: int = 1_048_576
+    services: int = 131_072
+    machines: int = 131_072
+    maglev_entries: int = 4_194_304
+    pool_addresses: int = 65_536
+    fragments: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class EgressConfig:
+    """``allow``: CIDRs that VMs may reach although they are not public."""
+
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    socket: str = "/run/flyebpf/api.sock"
+    group: str = "flyebpf"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """``listen``: ``127.0.0.1:PORT``, ``[::1]:PORT``, ``unix:PATH`` or ``""``."""
+
+    listen: str = "127.0.0.1:9464"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: str = "info"
+    format: str = "logfmt"  # or "json"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    host: str
+    region: str
+    uplinks: tuple[str, ...]
+    store: str = "sqlite"
+    state_dir: str = "/var/lib/flyebpf"
+    bpffs: str = "/sys/fs/bpf/flyebpf"
+    domain: str = "fly.test"
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    private: PrivateConfig = field(default_factory=PrivateConfig)
+    dataplane: DataplaneConfig = field(default_factory=DataplaneConfig)
+    egress: EgressConfig = field(default_factory=EgressConfig)
+    api: ApiConfig = field(default_factory=ApiConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    log: LogConfig = field(default_factory=LogConfig)

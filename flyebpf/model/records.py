@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store holds: one frozen dataclass a kind of record.
+
+Records are plain values. Whoever makes one from outside data validates it
+first (``flyebpf.model.names``, ``flyebpf.flytoml``, ``flyebpf.ops``); the
+fields here are taken as valid. ``ident`` is the record's id in its kind.
+Addresses are strings in their canonical form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+
+class MachineState(StrEnum):
+    """What the operator or the VMM says about a machine."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    SUSPENDED = "suspended"
+
+
+class AddressKind(StrEnum):
+    """What an allocated address is for (contract, section 1)."""
+
+    V4 = "v4"
+    SHARED_V4 = "shared_v4"
+    V6 = "v6"
+    PRIVATE_V6 = "private_v6"
+    EGRESS = "egress"
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """A tenant."""
+
+    kind: ClassVar[str] = "org"
+    name: str
+
+    @property
+    def ident(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A 6PN. ``number`` is 31 bits, never reused, never changed."""
+
+    kind: ClassVar[str] = "network"
+    org: str
+    name: str
+    number: int
+
+    @property
+    def ident(self) -> str:
+        return f"{self.org}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An app, bound to one network for life."""
+
+    kind: ClassVar[str] = "app"
+    name: str
+    org: str
+    network: str = "default"
+
+    @property
+    def ident(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A VM behind an interface of a host.
+
+    ``id`` is 14 lower-case hex digits. ``mac`` is the VM's own. ``number`` is
+    the machine field of its 6PN address.
+    """
+
+    kind: ClassVar[str] = "machine"
+    id: str
+    app: str
+    host: str
+    region: str
+    interface: str
+    mac: str
+    private_ip: str
+    services_ip: str
+    number: int
+    name: str = ""
+    group: str = "app"
+    state: MachineState = MachineState.STARTED
+    cordoned: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ident(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    alpn: tuple[str, ...] = ("h2", "http/1.1")
+    versions: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
+    default_self_signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayCache:
+    """One ``replay_cache`` rule of a port's ``http_options``."""
+
+    path_prefix: str
+    type: str  # "cookie" or "header"
+    name: str
+    ttl_seconds: int = 60
+    allow_bypass: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """``response_headers``: name to values; an empty tuple removes it."""
+
+    compress: bool = False
+    h2_backend: bool = False
+    idle_timeout: int | None = None
+    headers_read_timeout: int | None = None
+    pristine: bool = False
+    response_headers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    replay_cache: tuple[ReplayCache, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """``start`` to ``end`` inclusive; a single port has both equal."""
+
+    start: int
+    end: int
+    handlers: tuple[str, ...] = ()
+    force_https: bool = False
+    tls_options: TlsOptions | None = None
+    http_options: HttpOptions | None = None
+    proxy_proto_version: str = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    type: str = "connections"
+    soft_limit: int = 20
+    hard_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A health check; times in milliseconds."""
+
+    type: str  # "tcp" or "http"
+    interval: int = 15_000
+    timeout: int = 2_000
+    grace_period: int = 1_000
+    name: str = ""
+    port: int | None = None
+    method: str = "GET"
+    path: str = "/"
+    protocol: str = "http"
+    headers: tuple[tuple[str, str], ...] = ()
+    tls_skip_verify: bool = False
+    tls_server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One ``[[services]]`` of an app."""
+
+    protocol: str  # "tcp" or "udp"
+    internal_port: int
+    ports: tuple[Port, ...]
+    processes: tuple[str, ...] = ()
+    concurrency: Concurrency = Concurrency()
+    auto_stop: str = "off"
+    auto_start: bool = True
+    min_machines_running: int = 0
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def needs_proxy(self) -> bool:
+        """Whether any port has handlers, which the kernel cannot serve."""
+        return any(port.handlers for port in self.ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What the last ``deploy`` of an app said."""
+
+    kind: ClassVar[str] = "deployment"
+    app: str
+    services: tuple[Service, ...]
+    checks: tuple[Check, ...] = ()
+    primary_region: str = ""
+    processes: tuple[str, ...] = ("app",)
+    version: int = 1
+
+    @property
+    def ident(self) -> str:
+        return self.app
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An allocated address; its id is the address itself, so that two owners
+    of one address cannot exist."""
+
+    kind: ClassVar[str] = "address"
+    address: str
+    app: str
+    type: AddressKind
+    network: str = ""
+    region: str = "global"
+    created: str = ""  # RFC 3339, UTC
+
+    @property
+    def ident(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateAddress:
+    """A private IPv4 address in use; guards against giving it out twice."""
+
+    kind: ClassVar[str] = "private_address"
+    address: str
+    machine: str
+
+    @property
+    def ident(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host. ``number`` is 32 bits with the top bit set."""
+
+    kind: ClassVar[str] = "host"
+    name: str
+    number: int
+    region: str
+    block: str  # its part of the private pool, a CIDR
+
+    @property
+    def ident(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What all hosts share. ``seed`` (64 bits) hashes flows; secret."""
+
+    kind: ClassVar[str] = "cluster"
+    seed: int
+    next_network: int = 1
+    next_machine: int = 1
+
+    @property
+    def ident(self) -> str:
+        return "cluster"
+
+
+AnyRecord = (
+    Organization | Network | App | Machine | Deployment | Address | PrivateAddress | Host | Cluster
+)
+
+KINDS: dict[str, type] = {
+    cls.kind: cls
+    for cls in (
+        Organization,
+        Network,
+        App,
+        Machine,
+        Deployment,
+        Address,
+        PrivateAddress,
+        Host,
+        Cluster,
+    )
+}

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Desired rows: what the plan asks of the kernel, one frozen dataclass a kind.
+
+A row names things by what they are (a machine id, a VIP), never by kernel
+indexes: drivers find or give those. ``key`` identifies the row within its
+kind; two rows with one key and different values replace each other. Kinds are
+applied in the order of ``ROW_ORDER`` and deleted in the reverse order, so that
+nothing refers to what is not there yet or no longer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    @property
+    def key(self) -> Hashable:
+        """Identity within the kind: the first field, unless overridden."""
+        key: Hashable = getattr(self, fields(self)[0].name)
+        return key
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsRow(Row):
+    """The one entry of the programs' ``settings``. Prefixes are CIDRs."""
+
+    name: str
+    pools: tuple[str, ...]
+    private_prefix: str
+    alias_prefix: str
+    uplinks: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow(Row):
+    """Where a VM's own packets may go. ``reason`` is an enum drop_reason or 0."""
+
+    prefix: str
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class NatRow(Row):
+    """Source NAT of ``source`` (a CIDR) where it leaves over ``uplinks``."""
+
+    source: str
+    uplinks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkRow(Row):
+    """An uplink with the edge programs on it. ``xdp_mode``: auto, native, generic."""
+
+    interface: str
+    xdp_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceRow(Row):
+    """A VM's interface: guarded by the VM programs, then up, with a route and
+    a permanent neighbour for each address. ``addresses`` are IPv4."""
+
+    interface: str
+    machine: str
+    mac: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRow(Row):
+    """A machine that packets can be delivered to. ``live``: it is started."""
+
+    machine: str
+    interface: str
+    mac: str
+    private_ip: str
+    services_ip: str
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow(Row):
+    """A Maglev table. ``backends``: machine ids, sorted; empty is allowed."""
+
+    name: str
+    backends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow(Row):
+    """(VIP, protocol, port range) to a table. ``proto`` is an IP protocol
+    number. ``service`` is the name that counters are kept under."""
+
+    vip: str
+    proto: int
+    first_port: int
+    last_port: int
+    service: str
+    table: str
+    internal_port: int
+    reverse: bool
+    proxy: bool
+
+    @property
+    def key(self) -> Hashable:
+        return (self.vip, self.proto, self.first_port, self.last_port)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRow(Row):
+    """Where replies from (machine, proto, internal port) come from.
+
+    ``vip`` and ``port`` are the only ones that lead there, or ``""`` and 0
+    when there are several. ``service`` as in :class:`ServiceRow`.
+    """
+
+    machine: str
+    proto: int
+    internal_port: int
+    vip: str
+    port: int
+    service: str
+
+    @property
+    def key(self) -> Hashable:
+        return (self.machine, self.proto, self.internal_port)
+
+
+@dataclass(frozen=True, slots=True)
+class VipRow(Row):
+    """An allocated Anycast address. ``ranges``: some of its services are ranges."""
+
+    vip: str
+    app: str
+    ranges: bool
+
+
+ROW_ORDER: tuple[type[Row], ...] = (
+    SettingsRow,
+    PolicyRow,
+    NatRow,
+    SlotRow,
+    InterfaceRow,
+    TableRow,
+    ReplyRow,
+    ServiceRow,
+    VipRow,
+    UplinkRow,
+)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a store is: records with revisions, transactions and a watch.
+
+Every committed transaction gets the next revision. A record's revision is that
+of the transaction that last wrote it. Guards make transactions safe against
+concurrent writers, also those on other hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flyebpf.errors import FlyebpfError, UnavailableError
+
+Json = dict[str, Any]
+ABSENT = 0
+"""The revision of a record that does not exist, for :class:`Guard`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored record. ``body`` is its JSON object."""
+
+    kind: str
+    id: str
+    body: Json
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The transaction commits only if the record's revision is still this."""
+
+    kind: str
+    id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    kind: str
+    id: str
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """All or nothing."""
+
+    guards: tuple[Guard, ...] = ()
+    writes: tuple[Put | Delete, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One record written (``body``) or deleted (``body is None``)."""
+
+    revision: int
+    kind: str
+    id: str
+    body: Json | None
+
+
+class GuardFailedError(FlyebpfError):
+    """Somebody else wrote a guarded record first: read again and retry."""
+
+    code = "guard_failed"
+    http_status = 409
+
+
+class CompactedError(FlyebpfError):
+    """The changes asked for are gone: take a new snapshot."""
+
+    code = "compacted"
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store cannot be read or written now."""
+
+
+class Store(Protocol):
+    """Thread safe. Raises :class:`StoreUnavailableError` where it cannot work."""
+
+    def revision(self) -> int:
+        """The revision of the last committed transaction; 0 when empty."""
+
+    def get(self, kind: str, id: str) -> Entry | None:
+        """One record, or None."""
+
+    def list(self, kind: str) -> list[Entry]:
+        """All records of a kind, by id."""
+
+    def snapshot(self) -> tuple[int, list[Entry]]:
+        """Every record, and the revision that this is the state at."""
+
+    def commit(self, transaction: Transaction) -> int:
+        """Apply it and return its revision, or raise GuardFailedError."""
+
+    def changes(self, since: int, limit: int = 1000) -> list[Change]:
+        """Changes after revision ``since``, in order; whole transactions only.
+
+        Raises CompactedError when they are no longer kept.
+        """
+
+    def wait(self, since: int, timeout: float) -> bool:
+        """Block until there is a change after ``since``; False on timeout."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+
+def guard_all(entries: Iterable[Entry]) -> tuple[Guard, ...]:
+    """Guards that say that none of ``entries`` has changed."""
+    return tuple(Guard(e.kind, e.id, e.revision) for e in entries)
