@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API asks of the daemon that serves it.
+
+The API reads and writes records through ``store`` and ``flyebpf.ops``; all that
+only the running daemon knows comes through :class:`Backend`. Its methods are
+called from worker threads, never from the event loop, and may block briefly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from flyebpf.config import DaemonConfig
+from flyebpf.store.base import Store
+
+
+class Severity(StrEnum):
+    """``ERROR``: something that was asked for does not work. ``WARNING``: it
+    works, but not as well as it should."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, by its cause.
+
+    ``object`` names what it is about (``interface tap7``, ``machine 3d8d…``,
+    ``record app/web``), ``message`` the cause, ``remedy`` what to do.
+    """
+
+    object: str
+    message: str
+    remedy: str = ""
+    severity: Severity = Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkStatus:
+    """``mode``: ``native``, ``generic``, or ``""`` when nothing is attached."""
+
+    interface: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon's own view of itself.
+
+    ``store_revision`` is the store's, ``applied_revision`` the last one whose
+    rows were all handed to the kernel; they are equal when nothing is on the
+    way. ``rows``: rows wanted, by kind. ``pending``: rows that are not applied,
+    failed ones included. ``uptime`` in seconds. ``programs`` is the digest of
+    the programs' source; ``adopted`` is whether they were found pinned.
+    """
+
+    pid: int
+    uptime: float
+    store_revision: int
+    applied_revision: int
+    pending: int
+    rows: Mapping[str, int]
+    uplinks: Sequence[UplinkStatus]
+    programs: str
+    adopted: bool
+    problems: Sequence[Problem]
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether the kernel holds what the store says (failed rows aside)."""
+        return self.applied_revision >= self.store_revision
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCounters:
+    """Traffic of one service since its counters were made.
+
+    ``service`` is the name in :class:`flyebpf.model.rows.ServiceRow`. Bytes
+    are L3 lengths; ``in`` is towards the machines. ``flows`` were created.
+    """
+
+    service: str
+    in_packets: int
+    in_bytes: int
+    out_packets: int
+    out_bytes: int
+    flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropCounter:
+    """``reason`` is a :class:`flyebpf.model.reasons.DropReason` number; bytes
+    are L2 lengths."""
+
+    reason: int
+    packets: int
+    bytes: int
+
+
+class Backend(Protocol):
+    """The daemon, as the API sees it. Methods raise FlyebpfError."""
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+
+    @property
+    def config(self) -> DaemonConfig:
+        """The configuration in force."""
+
+    def status(self) -> DaemonStatus:
+        """How the daemon is, now."""
+
+    def reload(self) -> Sequence[str]:
+        """Read the configuration file again, as SIGHUP does.
+
+        Returns what changed, in words; raises ConfigError and changes nothing
+        when the file is wrong.
+        """
+
+    def services(self) -> Sequence[ServiceCounters]:
+        """Counters of every service that the kernel knows."""
+
+    def drops(self) -> Sequence[DropCounter]:
+        """Every reason that has dropped a packet."""
+
+    def counts(self) -> Mapping[str, int]:
+        """The other counts (:class:`flyebpf.model.reasons.Count`), by name."""
