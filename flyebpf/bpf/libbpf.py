@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps, programs and XDP links as objects over their file descriptors.
+
+Keys and values are ``bytes`` of exactly the map's sizes. A per-CPU map's value
+is the concatenation of one value (padded to 8 bytes) for each possible CPU.
+All failures are :class:`flyebpf.errors.KernelError`.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flyebpf.bpf.maps import MapSpec, MapType
+from flyebpf.bpf.syscalls import (
+    BPF_ANY,
+    BPF_XDP,
+    BatchOpts,
+    LinkCreateOpts,
+    LinkInfo,
+    MapCreateOpts,
+    MapInfo,
+    ProgramInfo,
+    TestRunOpts,
+    check,
+    libbpf,
+    possible_cpus,
+)
+from flyebpf.errors import KernelError
+
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+BATCH = 4096
+ENOTSUPP = 524  # the kernel's own: the map type has no batch operations
+TEST_RUN_ROOM = 512  # bytes that a program may add to a packet in a test run
+
+
+class Descriptor:
+    """Owns a file descriptor of a BPF object."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The object pinned at ``path``."""
+        fd = libbpf().bpf_obj_get(os.fsencode(path))
+        return cls(check(fd, f"open the pin {path}"))
+
+    def pin(self, path: str | Path) -> None:
+        """Pin it at ``path``, which must not exist."""
+        check(libbpf().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin {path}")
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_info(fd: int, info: ct.Structure, what: str) -> None:
+    """Fill ``info`` by BPF_OBJ_GET_INFO_BY_FD."""
+    size = ct.c_uint32(ct.sizeof(info))
+    check(
+        libbpf().bpf_obj_get_info_by_fd(fd, ct.byref(info), ct.byref(size)),
+        f"read the info of {what}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MapShape:
+    """Type and sizes (bytes, entries) of a map in the kernel."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+class Map(Descriptor):
+    """A BPF map."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        info = MapInfo()
+        read_info(fd, info, "a map")
+        self.id: int = info.id
+        self.name: str = info.name.decode()
+        self.shape = MapShape(info.type, info.key_size, info.value_size, info.max_entries)
+        self.per_cpu = info.type == MapType.PERCPU_ARRAY
+        size = info.value_size
+        self.value_size = (size + 7) // 8 * 8 * possible_cpus() if self.per_cpu else size
+
+    @classmethod
+    def create(cls, spec: MapSpec) -> Map:
+        """A new map of this type, layout and size."""
+        opts = MapCreateOpts(sz=ct.sizeof(MapCreateOpts), map_flags=spec.flags)
+        fd = libbpf().bpf_map_create(
+            int(spec.type),
+            spec.name[:15].encode(),
+            ct.sizeof(spec.key),
+            ct.sizeof(spec.value),
+            spec.max_entries,
+            ct.byref(opts),
+        )
+        return cls(check(fd, f"create the map {spec.name}"))
+
+    def matches(self, spec: MapSpec) -> bool:
+        """Whether it has the spec's type and sizes."""
+        return self.shape == MapShape(
+            int(spec.type), ct.sizeof(spec.key), ct.sizeof(spec.value), spec.max_entries
+        )
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+        value = ct.create_string_buffer(self.value_size)
+        result = libbpf().bpf_map_lookup_elem(self.fd, self.as_key(key), value)
+        if result == -errno.ENOENT:
+            return None
+        check(result, f"read the map {self.name}")
+        return value.raw
+
+    def update(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
+        """Write one entry."""
+        result = libbpf().bpf_map_update_elem(
+            self.fd, self.as_key(key), self.as_value(value), ct.c_uint64(flags)
+        )
+        check(result, f"write the map {self.name}")
+
+    def delete(self, key: bytes) -> bool:
+        """Delete one entry; False when it was not there."""
+        result = libbpf().bpf_map_delete_elem(self.fd, self.as_key(key))
+        if result == -errno.ENOENT:
+            return False
+        check(result, f"delete from the map {self.name}")
+        return True
+
+    def update_batch(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write many entries; entries before a failing one are written."""
+        for start in range(0, len(pairs), BATCH):
+            self._update_chunk(pairs[start : start + BATCH])
+
+    def _update_chunk(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        if self.shape.type == MapType.LPM_TRIE and len(pairs) < 2:
+            for key, value in pairs:
+                self.update(key, value)
+            return
+        keys = b"".join(self.as_key(key) for key, _ in pairs)
+        values = b"".join(self.as_value(value) for _, value in pairs)
+        count = ct.c_uint32(len(pairs))
+        opts = BatchOpts(sz=ct.sizeof(BatchOpts), elem_flags=BPF_ANY)
+        result = libbpf().bpf_map_update_batch(
+            self.fd, keys, values, ct.byref(count), ct.byref(opts)
+        )
+        if result == -ENOTSUPP:
+            for key, value in pairs:
+                self.update(key, value)
+            return
+        check(result, f"write {len(pairs)} entries of the map {self.name}")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every entry, read in batches; arrays in index order."""
+        if self.per_cpu or self.shape.type == MapType.LPM_TRIE:
+            yield from self._items_one_by_one()
+        else:
+            yield from self._items_batched()
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key."""
+        size = self.shape.key_size
+        key: bytes | None = None
+        following = ct.create_string_buffer(size)
+        while libbpf().bpf_map_get_next_key(self.fd, key, following) == 0:
+            key = following.raw[:size]
+            yield key
+
+    def _items_one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
+        for key in list(self.keys()):
+            value = self.lookup(key)
+            if value is not None:
+                yield key, value
+
+    def _items_batched(self) -> Iterator[tuple[bytes, bytes]]:
+        key_size, value_size = self.shape.key_size, self.value_size
+        room = BATCH
+        position: ct.Array[ct.c_char] | None = None
+        following = ct.create_string_buffer(max(key_size, 8))
+        while True:
+            keys = ct.create_string_buffer(key_size * room)
+            values = ct.create_string_buffer(value_size * room)
+            count = ct.c_uint32(room)
+            opts = BatchOpts(sz=ct.sizeof(BatchOpts))
+            result = libbpf().bpf_map_lookup_batch(
+                self.fd, position, following, keys, values, ct.byref(count), ct.byref(opts)
+            )
+            if result == -errno.ENOSPC:  # a hash bucket with more than fits
+                room *= 2
+                continue
+            if result not in (0, -errno.ENOENT):
+                check(result, f"read the map {self.name}")
+            raw_keys, raw_values = keys.raw, values.raw
+            for i in range(count.value):
+                yield (
+                    raw_keys[i * key_size : (i + 1) * key_size],
+                    raw_values[i * value_size : (i + 1) * value_size],
+                )
+            if result == -errno.ENOENT:
+                return
+            position = ct.create_string_buffer(following.raw, len(following))
+
+    def as_key(self, key: bytes) -> bytes:
+        if len(key) != self.shape.key_size:
+            raise KernelError(
+                f"map {self.name}: key of {len(key)} bytes, expected {self.shape.key_size}"
+            )
+        return key
+
+    def as_value(self, value: bytes) -> bytes:
+        if len(value) != self.value_size:
+            raise KernelError(
+                f"map {self.name}: value of {len(value)} bytes, expected {self.value_size}"
+            )
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What BPF_PROG_TEST_RUN returned; ``duration`` in ns per run."""
+
+    verdict: int
+    data: bytes
+    duration: int
+    context: bytes = b""
+
+
+class Program(Descriptor):
+    """A loaded program."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        info = ProgramInfo()
+        read_info(fd, info, "a program")
+        self.id: int = info.id
+        self.type: int = info.type
+        self.name: str = info.name.decode()
+        self.tag = bytes(info.tag).hex()
+
+    def test_run(
+        self, data: bytes, *, repeat: int = 1, context: bytes = b"", flags: int = 0
+    ) -> TestRun:
+        """Run it on a frame (Ethernet on). ``context``: struct xdp_md or __sk_buff.
+
+        The kernel does not restore the packet between repeats.
+        """
+        out = ct.create_string_buffer(len(data) + TEST_RUN_ROOM)
+        given = ct.create_string_buffer(data, max(len(data), 1))
+        ctx_in = ct.create_string_buffer(context, len(context)) if context else None
+        ctx_out = ct.create_string_buffer(len(context)) if context else None
+        opts = TestRunOpts(
+            sz=ct.sizeof(TestRunOpts),
+            data_in=ct.cast(given, ct.c_void_p),
+            data_out=ct.cast(out, ct.c_void_p),
+            data_size_in=len(data),
+            data_size_out=len(out),
+            repeat=repeat,
+            flags=flags,
+        )
+        if ctx_in is not None:
+            opts.ctx_in = ct.cast(ctx_in, ct.c_void_p)
+            opts.ctx_out = ct.cast(ctx_out, ct.c_void_p)
+            opts.ctx_size_in = opts.ctx_size_out = len(context)
+        check(
+            libbpf().bpf_prog_test_run_opts(self.fd, ct.byref(opts)),
+            f"test run of {self.name} with {len(data)} bytes",
+        )
+        seen = ctx_out.raw if ctx_out is not None else b""
+        return TestRun(opts.retval, out.raw[: opts.data_size_out], opts.duration, seen)
+
+
+class XdpLink(Descriptor):
+    """A ``bpf_link`` that attaches an XDP program to an interface."""
+
+    @classmethod
+    def create(cls, program: Program, ifindex: int, mode: str) -> XdpLink:
+        """``mode``: "native" or "generic"."""
+        flags = XDP_FLAGS_DRV_MODE if mode == "native" else XDP_FLAGS_SKB_MODE
+        opts = LinkCreateOpts(sz=ct.sizeof(LinkCreateOpts), flags=flags)
+        fd = libbpf().bpf_link_create(program.fd, ifindex, BPF_XDP, ct.byref(opts))
+        return cls(check(fd, f"attach {program.name} to interface {ifindex} ({mode} XDP)"))
+
+    def update(self, program: Program) -> None:
+        """Swap the program in place: no packet passes without one."""
+        result = libbpf().bpf_link_update(self.fd, program.fd, None)
+        check(result, f"swap in {program.name}")
+
+    @property
+    def info(self) -> LinkInfo:
+        info = LinkInfo()
+        read_info(self.fd, info, "a link")
+        return info
+
+    @property
+    def program_id(self) -> int:
+        return int(self.info.prog_id)
+
+    @property
+    def ifindex(self) -> int:
+        """The interface, or 0 when it is gone."""
+        return int(self.info.ifindex)
