@@ -69,6 +69,10 @@ class ConfigError(InvalidError):
 
 
 class KernelError(FlyebpfError):
-    """The kernel refused an operation."""
+    """The kernel refused an operation. ``number``: its errno, or 0."""
 
     code = "kernel"
+
+    def __init__(self, message: str, remedy: str = "", *, number: int = 0) -> None:
+        super().__init__(message, remedy)
+        self.number = number

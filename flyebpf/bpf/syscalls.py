@@ -131,7 +131,9 @@ def libbpf() -> ct.CDLL:
 def check(result: int, operation: str, remedy: str = "") -> int:
     """A call's result, or a KernelError that says what failed and why."""
     if result < 0:
-        raise KernelError(f"{operation}: {os.strerror(-result)}", remedy or hint(-result))
+        raise KernelError(
+            f"{operation}: {os.strerror(-result)}", remedy or hint(-result), number=-result
+        )
     return result
 
 
