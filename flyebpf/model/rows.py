@@ -5,22 +5,40 @@ A row names things by what they are (a machine id, a VIP), never by kernel
 indexes: drivers find or give those. ``key`` identifies the row within its
 kind; two rows with one key and different values replace each other. Kinds are
 applied in the order of ``ROW_ORDER`` and deleted in the reverse order, so that
-nothing refers to what is not there yet or no longer there.
+nothing refers to what is not there yet or no longer there. ``references`` and
+``withdrawn`` tell the reconciler where that order alone is not enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    refers_to: ClassVar[tuple[type[Row], ...]] = ()
+    """The kinds that ``references`` may name."""
+
     @property
     def key(self) -> Hashable:
         """Identity within the kind: the first field, unless overridden."""
         key: Hashable = getattr(self, fields(self)[0].name)
         return key
+
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        """The rows, by kind and key, that the kernel would reach by index from
+        this one. While it is applied they must not be deleted: their index
+        could go to somebody else's row."""
+        return ()
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether what refers to this row should stop doing so before this
+        row replaces another value."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +80,9 @@ class UplinkRow(Row):
 @dataclass(frozen=True, slots=True)
 class InterfaceRow(Row):
     """A VM's interface: guarded by the VM programs, then up, with a route and
-    a permanent neighbour for each address. ``addresses`` are IPv4."""
+    a permanent neighbour for each address. ``addresses`` are IPv4; there are
+    none for a machine that cannot be planned and has no slot: its interface is
+    guarded, and nothing passes."""
 
     interface: str
     machine: str
@@ -81,13 +101,22 @@ class SlotRow(Row):
     services_ip: str
     live: bool
 
+    @property
+    def withdrawn(self) -> bool:
+        return not self.live
+
 
 @dataclass(frozen=True, slots=True)
 class TableRow(Row):
     """A Maglev table. ``backends``: machine ids, sorted; empty is allowed."""
 
+    refers_to: ClassVar[tuple[type[Row], ...]] = (SlotRow,)
     name: str
     backends: tuple[str, ...]
+
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        return tuple((SlotRow, machine) for machine in self.backends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +124,7 @@ class ServiceRow(Row):
     """(VIP, protocol, port range) to a table. ``proto`` is an IP protocol
     number. ``service`` is the name that counters are kept under."""
 
+    refers_to: ClassVar[tuple[type[Row], ...]] = (TableRow,)
     vip: str
     proto: int
     first_port: int
@@ -109,6 +139,10 @@ class ServiceRow(Row):
     def key(self) -> Hashable:
         return (self.vip, self.proto, self.first_port, self.last_port)
 
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        return ((TableRow, self.table),)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow(Row):
@@ -118,6 +152,7 @@ class ReplyRow(Row):
     when there are several. ``service`` as in :class:`ServiceRow`.
     """
 
+    refers_to: ClassVar[tuple[type[Row], ...]] = (SlotRow,)
     machine: str
     proto: int
     internal_port: int
@@ -128,6 +163,10 @@ class ReplyRow(Row):
     @property
     def key(self) -> Hashable:
         return (self.machine, self.proto, self.internal_port)
+
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        return ((SlotRow, self.machine),)
 
 
 @dataclass(frozen=True, slots=True)
