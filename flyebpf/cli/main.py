@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``flyebpf``: the root of the commands, and how they end.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from flyebpf.cli.lazy import Lazy, LazyGroup
+from flyebpf.errors import FlyebpfError
+
+DEFAULT_SOCKET = "/run/flyebpf/api.sock"
+
+COMMANDS = {
+    "status": Lazy("flyebpf.cli.status:status", "Show how this host is, and what is wrong."),
+    "orgs": Lazy("flyebpf.cli.orgs:orgs", "Manage organizations."),
+    "apps": Lazy("flyebpf.cli.apps:apps", "Manage apps."),
+    "networks": Lazy("flyebpf.cli.networks:networks", "Show private networks (6PN)."),
+    "machines": Lazy("flyebpf.cli.machines:machines", "Manage machines (VMs)."),
+    "deploy": Lazy("flyebpf.cli.deploy:deploy", "Put a fly.toml into force for an app."),
+    "config": Lazy("flyebpf.cli.config:config", "Check an app's fly.toml."),
+    "services": Lazy("flyebpf.cli.services:services", "Show services and their traffic."),
+    "ips": Lazy("flyebpf.cli.ips:ips", "Manage an app's public addresses."),
+    "drops": Lazy("flyebpf.cli.drops:drops", "Show dropped packets by reason."),
+    "daemon": Lazy("flyebpf.cli.daemon:daemon", "Run the host's daemon."),
+    "lab": Lazy("flyebpf.lab.cli:lab", "Run a small region on this machine."),
+    "version": Lazy("flyebpf.cli.version:version", "Show the version."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    envvar="FLYEBPF_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    metavar="PATH",
+    help="The daemon's unix socket (or FLYEBPF_SOCKET).",
+)
+@click.pass_context
+def root(ctx: click.Context, socket: str) -> None:
+    """Host networking for VMs with eBPF: public addresses, services, isolation."""
+    ctx.obj = socket
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    try:
+        result = root.main(list(arguments), prog_name="flyebpf", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FlyebpfError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        if error.remedy:
+            click.echo(f"  {error.remedy}", err=True)
+        return 1
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head`). Without this, Python would
+        # complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+
+
+def main() -> None:
+    """The console script's entry."""
+    sys.exit(run(sys.argv[1:]))
