@@ -168,6 +168,7 @@ class Check:
     headers: tuple[tuple[str, str], ...] = ()
     tls_skip_verify: bool = False
     tls_server_name: str = ""
+    processes: tuple[str, ...] = ()  # of a [checks.NAME]; empty: all groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,53 @@ class PrivateAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface in use; guards against giving it to two machines."""
+
+    kind: ClassVar[str] = "interface"
+    host: str
+    interface: str
+    machine: str
+
+    @property
+    def ident(self) -> str:
+        return f"{self.host}/{self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where allocation from a pool goes on.
+
+    ``positions``: CIDR to the offset of its first address that was never given
+    out. ``head`` to ``tail`` (exclusive) number the :class:`Released` ones.
+    """
+
+    kind: ClassVar[str] = "pool"
+    name: str
+    positions: dict[str, int] = field(default_factory=dict)
+    head: int = 0
+    tail: int = 0
+
+    @property
+    def ident(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """An address that waits in its pool's queue to be given out again."""
+
+    kind: ClassVar[str] = "released"
+    pool: str
+    number: int
+    address: str
+
+    @property
+    def ident(self) -> str:
+        return f"{self.pool}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """A host. ``number`` is 32 bits with the top bit set."""
 
@@ -261,6 +309,7 @@ class Cluster:
     seed: int
     next_network: int = 1
     next_machine: int = 1
+    next_host: int = 1
 
     @property
     def ident(self) -> str:
@@ -268,7 +317,18 @@ class Cluster:
 
 
 AnyRecord = (
-    Organization | Network | App | Machine | Deployment | Address | PrivateAddress | Host | Cluster
+    Organization
+    | Network
+    | App
+    | Machine
+    | Deployment
+    | Address
+    | PrivateAddress
+    | Interface
+    | Pool
+    | Released
+    | Host
+    | Cluster
 )
 
 KINDS: dict[str, type] = {
@@ -281,7 +341,15 @@ KINDS: dict[str, type] = {
         Deployment,
         Address,
         PrivateAddress,
+        Interface,
+        Pool,
+        Released,
         Host,
         Cluster,
     )
 }
+
+BOOKKEEPING: frozenset[str] = frozenset(
+    cls.kind for cls in (PrivateAddress, Interface, Pool, Released)
+)
+"""Kinds that only allocation reads; no plan depends on them."""

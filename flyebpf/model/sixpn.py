@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of the private networks (contract, section 1).
+
+A machine's address, from the most significant bit: ``fdaa`` (16 bits), network
+(32), host (32), machine (32), 16 bits of the machine's own, of which it uses
+``::2``. Numbers are plain integers.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network
+
+PREFIX = 0xFDAA
+NAMESERVER = "fdaa::3"
+MACHINE_SUFFIX = 2
+HOST_BIT = 1 << 31
+"""Set in every host's number and in no network's, so that they never collide
+in the mesh form of an address."""
+
+_U32 = 1 << 32
+
+
+def machine_base(network: int, host: int, machine: int) -> int:
+    """The machine's /112 as a 128-bit integer.
+
+    Raises ValueError for numbers that are out of range or of the wrong kind.
+    """
+    if not 0 < network < HOST_BIT:
+        raise ValueError(f"network number {network} is not in 1..2^31-1")
+    if not HOST_BIT <= host < _U32:
+        raise ValueError(f"host number {host} is not in 2^31..2^32-1")
+    if not 0 < machine < _U32:
+        raise ValueError(f"machine number {machine} is not in 1..2^32-1")
+    return PREFIX << 112 | network << 80 | host << 48 | machine << 16
+
+
+def machine_address(network: int, host: int, machine: int) -> str:
+    """The address that the machine uses, in canonical text."""
+    return str(IPv6Address(machine_base(network, host, machine) | MACHINE_SUFFIX))
+
+
+def machine_prefix(network: int, host: int, machine: int) -> str:
+    """The /112 that the machine owns, as a CIDR."""
+    return str(IPv6Network((machine_base(network, host, machine), 112)))
+
+
+def network_prefix(network: int) -> str:
+    """The /48 of a network, as a CIDR."""
+    if not 0 < network < HOST_BIT:
+        raise ValueError(f"network number {network} is not in 1..2^31-1")
+    return str(IPv6Network((PREFIX << 112 | network << 80, 48)))
