@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The named schemas of the API: what records and answers look like."""
+
+from __future__ import annotations
+
+from flyebpf.api.schema import (
+    Schema,
+    array,
+    boolean,
+    integer,
+    mapping,
+    nullable,
+    number,
+    obj,
+    ref,
+    string,
+)
+from flyebpf.model.records import AddressKind, MachineState
+
+BYTES = "L3 bytes."
+
+NETWORK_FIELDS: dict[str, Schema] = {
+    "org": string("The organization."),
+    "network": string("The 6PN's name in its organization."),
+    "network_id": string("The 6PN's id: 8 hex digits, never reused."),
+}
+
+COMPONENTS: dict[str, Schema] = {
+    "Org": obj({"name": string(), "networks": array(string()), "apps": array(string())}),
+    "OrgCreate": obj({"name": string()}),
+    "Network": obj({**NETWORK_FIELDS, "prefix": string("The /48 of its machines.")}),
+    "App": obj(
+        {
+            "name": string(),
+            **NETWORK_FIELDS,
+            "machines": integer("How many machines it has."),
+            "addresses": array(string()),
+            "version": nullable(integer("Of its last deployment; null before the first.")),
+        }
+    ),
+    "AppCreate": obj({"name": string(), "org": string()}, {"network": string()}),
+    "Machine": obj(
+        {
+            "id": string("14 hex digits."),
+            "name": string(),
+            "app": string(),
+            **NETWORK_FIELDS,
+            "host": string(),
+            "region": string(),
+            "group": string("Its process group."),
+            "state": string(enum=[state.value for state in MachineState]),
+            "cordoned": boolean("It gets no new flows."),
+            "interface": string("On the host."),
+            "mac": string("The VM's own."),
+            "private_ip": string("The machine's private IPv4 address."),
+            "services_ip": string("What fly-global-services is in the machine."),
+            "ip_6pn": string("The machine's address on its 6PN."),
+            "metadata": mapping(string()),
+        }
+    ),
+    "MachineAdd": obj(
+        {"interface": string(), "mac": string()},
+        {
+            "name": string(),
+            "group": string(),
+            "region": string(),
+            "metadata": mapping(string()),
+            "id": string("14 hex digits; chosen when left out."),
+        },
+    ),
+    "MetadataChange": obj(
+        {}, {"set": mapping(string()), "unset": array(string("A key."), minItems=1)}
+    ),
+    "Environment": obj({"environment": mapping(string())}),
+    "HostFiles": obj({"hosts": string("/etc/hosts"), "resolv_conf": string("/etc/resolv.conf")}),
+    "Address": obj(
+        {
+            "address": string(),
+            "type": string(enum=[kind.value for kind in AddressKind]),
+            "app": string(),
+            **NETWORK_FIELDS,
+            "region": string(),
+            "created": string("RFC 3339, UTC."),
+        }
+    ),
+    "AddressAllocate": obj({"type": string(enum=[AddressKind.V4.value])}),
+    "AddressRelease": obj({"addresses": array(string(), minItems=1)}),
+    "Counters": obj(
+        {
+            "in_packets": integer("Towards the machines."),
+            "in_bytes": integer(BYTES),
+            "out_packets": integer("Towards the clients."),
+            "out_bytes": integer(BYTES),
+            "flows": integer("Created so far."),
+        }
+    ),
+    "Service": obj(
+        {
+            "app": string(),
+            **NETWORK_FIELDS,
+            "protocol": string(enum=["tcp", "udp"]),
+            "first_port": integer(),
+            "last_port": integer(),
+            "internal_port": integer(),
+            "handlers": array(string()),
+            "processes": array(string()),
+            "addresses": array(string("An Anycast address that it answers on.")),
+            "machines": integer("Machines that new flows can go to."),
+            "needs_proxy": boolean("It has handlers, which the kernel cannot serve."),
+            "counters": nullable(ref("Counters")),
+        }
+    ),
+    "ConfigText": obj(
+        {"config": string("The text of a fly.toml.")},
+        {"strict": boolean("Unknown keys are errors.")},
+    ),
+    "DeployRequest": obj(
+        {"config": string("The text of a fly.toml.")},
+        {
+            "strict": boolean("Unknown keys are errors."),
+            "public_ips": boolean("Allocate addresses on the first deployment; default true."),
+        },
+    ),
+    "ConfigReport": obj({"app": string(), "services": integer(), "warnings": array(string())}),
+    "Deployment": obj(
+        {
+            "app": string(),
+            **NETWORK_FIELDS,
+            "version": integer(),
+            "primary_region": string(),
+            "processes": array(string()),
+            "services": array({"type": "object"}),
+            "checks": array({"type": "object"}),
+        }
+    ),
+    "DeployReport": obj(
+        {
+            "app": string(),
+            "version": integer(),
+            "services": integer(),
+            "warnings": array(string()),
+            "allocated": array(string("An address given to the app now.")),
+        }
+    ),
+    "Drop": obj(
+        {
+            "reason": string("A label of docs/drops.md."),
+            "description": string(),
+            "packets": integer(),
+            "bytes": integer("L2 bytes."),
+        }
+    ),
+    "Problem": obj(
+        {
+            "object": string(),
+            "message": string(),
+            "remedy": string(),
+            "severity": string(enum=["error", "warning"]),
+        }
+    ),
+    "Status": obj(
+        {
+            "state": string(
+                "failed: something does not work; syncing: changes are on their way.",
+                enum=["ok", "syncing", "failed"],
+            ),
+            "in_sync": boolean("The kernel holds what the store says."),
+            "host": string(),
+            "region": string(),
+            "version": string("Of flyebpf."),
+            "pid": integer(),
+            "uptime": number("Seconds."),
+            "store_revision": integer(),
+            "applied_revision": integer(),
+            "pending": integer("Rows not applied, failed ones included."),
+            "rows": mapping(integer()),
+            "counts": mapping(integer("What the programs counted."), "By name."),
+            "uplinks": array(obj({"interface": string(), "mode": string()})),
+            "programs": obj({"digest": string(), "adopted": boolean()}),
+            "problems": array(ref("Problem")),
+        }
+    ),
+    "Event": {
+        "anyOf": [
+            obj(
+                {
+                    "type": string(enum=["put", "delete"]),
+                    "revision": integer(),
+                    "kind": string(),
+                    "id": string(),
+                    "body": nullable({"type": "object"}),
+                }
+            ),
+            obj(
+                {"type": string(enum=["heartbeat", "error"]), "revision": integer()},
+                {"message": string()},
+            ),
+        ]
+    },
+    "Changes": obj({"changes": array(string("What changed, in words."))}),
+    "Health": obj({"status": string(enum=["ok"])}),
+    "Document": {"type": "object"},
+}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public addresses of apps."""
+
+from __future__ import annotations
+
+from flyebpf.api import views
+from flyebpf.api.requests import Call
+from flyebpf.api.schema import ref, string
+from flyebpf.api.table import Route, items, page
+from flyebpf.model.records import Address
+from flyebpf.ops import addresses, apps
+
+
+def list_all(call: Call) -> object:
+    store, app = call.backend.store, call.query.get("app")
+    if app is not None:
+        apps.get(store, app)
+    return _page(call, addresses.list_all(store, app))
+
+
+def allocate(call: Call) -> object:
+    store = call.backend.store
+    record = addresses.allocate_v4(store, call.backend.config, call.path["app"])
+    return views.address(record, views.Lookup(store))
+
+
+def release(call: Call) -> object:
+    store, app, wanted = call.backend.store, call.path["app"], call.body["addresses"]
+    owned = {record.address: record for record in addresses.list_all(store, app)}
+    addresses.release(store, app, wanted)
+    return _page(call, [owned[name] for name in wanted if name in owned])
+
+
+def _page(call: Call, records: list[Address]) -> object:
+    lookup = views.Lookup(call.backend.store)
+    return page([views.address(record, lookup) for record in records])
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/addresses",
+        "addresses_list",
+        "All allocated addresses.",
+        list_all,
+        items("Address"),
+        query={"app": string("Only this app's.")},
+    ),
+    Route(
+        "POST",
+        "/v1/apps/{app}/addresses",
+        "addresses_allocate",
+        "Give the app an address out of the operator's pools.",
+        allocate,
+        ref("Address"),
+        body=ref("AddressAllocate"),
+        status=201,
+    ),
+    Route(
+        "POST",
+        "/v1/apps/{app}/addresses/release",
+        "addresses_release",
+        "Give addresses back, all of them or none; answers what they were.",
+        release,
+        items("Address"),
+        body=ref("AddressRelease"),
+    ),
+)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Apps."""
+
+from __future__ import annotations
+
+from flyebpf.api import views
+from flyebpf.api.requests import Call
+from flyebpf.api.schema import ref, string
+from flyebpf.api.table import Route, items, page
+from flyebpf.model.records import App, Deployment
+from flyebpf.ops import addresses, apps, machines, orgs
+
+
+def list_all(call: Call) -> object:
+    store, org = call.backend.store, call.query.get("org")
+    if org is not None:
+        orgs.get(store, org)
+    lookup = views.Lookup(store)
+    of_machines = views.by_app(machines.list_all(store))
+    of_addresses = views.by_app(addresses.list_all(store))
+    return page(
+        [
+            _view(app, lookup, len(of_machines.get(app.name, ())), of_addresses.get(app.name, []))
+            for app in apps.list_all(store)
+            if org in (None, app.org)
+        ]
+    )
+
+
+def create(call: Call) -> object:
+    body = call.body
+    app = apps.create(
+        call.backend.store, body["name"], body["org"], network=body.get("network", "default")
+    )
+    return _one(call, app)
+
+
+def get(call: Call) -> object:
+    return _one(call, apps.get(call.backend.store, call.path["app"]))
+
+
+def destroy(call: Call) -> object:
+    app = apps.get(call.backend.store, call.path["app"])
+    before = _one(call, app)
+    apps.destroy(call.backend.store, app.name)
+    return before
+
+
+def _one(call: Call, app: App) -> object:
+    store = call.backend.store
+    return _view(
+        app,
+        views.Lookup(store),
+        len(machines.list_all(store, app.name)),
+        addresses.list_all(store, app.name),
+    )
+
+
+def _view(app: App, lookup: views.Lookup, count: int, owned: list[views.Address]) -> views.Json:
+    deployment = lookup.find(Deployment, app.name)
+    return views.app(
+        app,
+        lookup,
+        machines=count,
+        addresses=[address.address for address in owned],
+        version=None if deployment is None else deployment.version,
+    )
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/apps",
+        "apps_list",
+        "All apps.",
+        list_all,
+        items("App"),
+        query={"org": string("Only this organization's.")},
+    ),
+    Route(
+        "POST",
+        "/v1/apps",
+        "apps_create",
+        "Create an app on a network, where it stays for life.",
+        create,
+        ref("App"),
+        body=ref("AppCreate"),
+        status=201,
+    ),
+    Route("GET", "/v1/apps/{app}", "apps_get", "One app.", get, ref("App")),
+    Route(
+        "DELETE",
+        "/v1/apps/{app}",
+        "apps_destroy",
+        "Destroy an app; answers what it was.",
+        destroy,
+        ref("App"),
+    ),
+)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services: what the deployments expose, and the traffic on it."""
+
+from __future__ import annotations
+
+from flyebpf.api import views
+from flyebpf.api.requests import Call
+from flyebpf.api.schema import ref, string
+from flyebpf.api.table import Route, items, page
+from flyebpf.model.records import App, Deployment, Machine, MachineState
+from flyebpf.ops import addresses, apps, machines
+from flyebpf.plan.services import exposures
+
+
+def list_all(call: Call) -> object:
+    store, app = call.backend.store, call.query.get("app")
+    names = [apps.get(store, app).name] if app is not None else _names(apps.list_all(store))
+    lookup = views.Lookup(store)
+    counters = {counter.service: counter for counter in call.backend.services()}
+    of_machines = views.by_app(machines.list_all(store, app))
+    of_addresses = views.by_app(addresses.list_all(store, app))
+    shown = []
+    for name in names:
+        deployment = lookup.find(Deployment, name)
+        if deployment is None:
+            continue
+        for exposure in exposures(deployment, []):
+            shown.append(
+                views.service(
+                    deployment,
+                    exposure,
+                    addresses=[address.address for address in of_addresses.get(name, ())],
+                    machines=_usable(of_machines.get(name, []), exposure.groups),
+                    counters=counters.get(exposure.counter(name)),
+                    lookup=lookup,
+                )
+            )
+    return page(shown)
+
+
+def _names(found: list[App]) -> list[str]:
+    return [app.name for app in found]
+
+
+def _usable(candidates: list[Machine], groups: tuple[str, ...]) -> int:
+    """How many of them new flows can go to."""
+    return sum(
+        machine.state is MachineState.STARTED and not machine.cordoned and machine.group in groups
+        for machine in candidates
+    )
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/services",
+        "services_list",
+        "Every exposed port, with its counters.",
+        list_all,
+        items("Service"),
+        query={"app": string("Only this app's.")},
+    ),
+)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records as the API shows them: with what they belong to, and what follows.
+
+An address never stands without its network and organization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from flyebpf.api.backend import ServiceCounters
+from flyebpf.errors import FlyebpfError
+from flyebpf.model import codec, sixpn
+from flyebpf.model.records import (
+    Address,
+    AnyRecord,
+    App,
+    Deployment,
+    Host,
+    Machine,
+    Network,
+)
+from flyebpf.plan.services import Exposure
+from flyebpf.store.base import Store
+
+Json = dict[str, Any]
+R = TypeVar("R", bound=AnyRecord)
+
+
+class Lookup:
+    """Records by id, read at most once; for one request.
+
+    What cannot be read (another version's record) counts as absent: it must
+    not hide the rest. ``status`` reports it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, str], AnyRecord | None] = {}
+
+    def find(self, cls: type[R], id: str) -> R | None:
+        key = (cls.kind, id)
+        if key not in self._known:
+            self._known[key] = self._read(*key)
+        record = self._known[key]
+        return record if isinstance(record, cls) else None
+
+    def _read(self, kind: str, id: str) -> AnyRecord | None:
+        entry = self._store.get(kind, id)
+        if entry is None:
+            return None
+        try:
+            return codec.decode(kind, entry.body)
+        except FlyebpfError:
+            return None
+
+    def network_of(self, app: str) -> Network | None:
+        """The network that an app's machines are on."""
+        found = self.find(App, app)
+        return None if found is None else self.find(Network, f"{found.org}/{found.network}")
+
+
+def network_fields(network: Network | None) -> Json:
+    """Organization, network and its id; empty where the app is gone."""
+    if network is None:
+        return {"org": "", "network": "", "network_id": ""}
+    return {"org": network.org, "network": network.name, "network_id": f"{network.number:08x}"}
+
+
+def network(record: Network) -> Json:
+    return {**network_fields(record), "prefix": sixpn.network_prefix(record.number)}
+
+
+def machine(record: Machine, lookup: Lookup) -> Json:
+    body = codec.encode(record)
+    del body["number"]
+    place = lookup.network_of(record.app)
+    return {**body, **network_fields(place), "ip_6pn": _ip_6pn(record, place, lookup)}
+
+
+def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:
+    host = lookup.find(Host, record.host)
+    if place is None or host is None:
+        return ""
+    return sixpn.machine_address(place.number, host.number, record.number)
+
+
+def address(record: Address, lookup: Lookup) -> Json:
+    place = network_fields(lookup.network_of(record.app))
+    shown = {
+        "address": record.address,
+        "type": record.type.value,
+        "app": record.app,
+        "region": record.region,
+        "created": record.created,
+    }
+    # A Flycast address is on the network of its callers, which may not be the app's.
+    return {**shown, **place, **({"network": record.network} if record.network else {})}
+
+
+def deployment(record: Deployment, lookup: Lookup) -> Json:
+    return {**codec.encode(record), **network_fields(lookup.network_of(record.app))}
+
+
+def service(
+    owner: Deployment,
+    exposure: Exposure,
+    *,
+    addresses: Sequence[str],
+    machines: int,
+    counters: ServiceCounters | None,
+    lookup: Lookup,
+) -> Json:
+    """One port (or range) of a service."""
+    return {
+        "app": owner.app,
+        **network_fields(lookup.network_of(owner.app)),
+        "protocol": exposure.protocol,
+        "first_port": exposure.first,
+        "last_port": exposure.last,
+        "internal_port": exposure.internal_port,
+        "handlers": handlers_of(owner, exposure),
+        "processes": list(exposure.groups),
+        "addresses": list(addresses),
+        "machines": machines,
+        "needs_proxy": exposure.proxy,
+        "counters": None if counters is None else _counters(counters),
+    }
+
+
+def handlers_of(owner: Deployment, exposure: Exposure) -> list[str]:
+    """The handlers of the port that the exposure was made from."""
+    for service in owner.services:
+        for port in service.ports:
+            if (service.protocol, port.start, port.end) == (
+                exposure.protocol,
+                exposure.first,
+                exposure.last,
+            ):
+                return list(port.handlers)
+    return []
+
+
+def _counters(record: ServiceCounters) -> Json:
+    return {
+        "in_packets": record.in_packets,
+        "in_bytes": record.in_bytes,
+        "out_packets": record.out_packets,
+        "out_bytes": record.out_bytes,
+        "flows": record.flows,
+    }
+
+
+def app(
+    record: App,
+    lookup: Lookup,
+    *,
+    machines: int,
+    addresses: Sequence[str],
+    version: int | None,
+) -> Json:
+    place = network_fields(lookup.find(Network, f"{record.org}/{record.network}"))
+    own = {"org": record.org, "network": record.network, "network_id": place["network_id"]}
+    return {
+        "name": record.name,
+        **own,
+        "machines": machines,
+        "addresses": list(addresses),
+        "version": version,
+    }
+
+
+def by_app(records: Sequence[Address] | Sequence[Machine]) -> Mapping[str, list[Any]]:
+    """Records grouped by their app."""
+    groups: dict[str, list[Any]] = {}
+    for record in records:
+        groups.setdefault(record.app, []).append(record)
+    return groups
