@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a machine: its guarded interface, its slot, where replies come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.rows import InterfaceRow, ReplyRow, SlotRow
+from flyebpf.model.state import State
+from flyebpf.plan.prefixes import parse_ipv4
+from flyebpf.plan.services import Exposure, Routes, routes
+from flyebpf.plan.site import Plan, Site
+
+
+def plan_machine(site: Site, state: State, ident: str) -> Plan:
+    """The rows of owner ``("machine", id)``.
+
+    A machine of this host that cannot be planned gets no slot, so nothing
+    reaches it; its interface is guarded all the same, unless it is another's.
+    """
+    plan = Plan()
+    machine = state.machines.get(ident)
+    if machine is None or machine.host != site.config.host:
+        return plan
+    problem = misfit(site, state, machine)
+    if problem is not None:
+        plan.problems.append(problem)
+        if not _interface_taken(site, state, machine):
+            plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, ()))
+        return plan
+    live = machine.state is MachineState.STARTED
+    addresses = (machine.private_ip, machine.services_ip)
+    plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live))
+    plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, addresses))
+    found = routes(site, state, machine.app, [])
+    if found is not None and found.vips:
+        plan.rows += _replies(found, machine)
+    return plan
+
+
+def misfit(site: Site, state: State, machine: Machine) -> str | None:
+    """Why packets must not be delivered to a machine of this host, or None.
+
+    Of several that claim one interface or address the one that was there first
+    (the lowest number) keeps it: a later record cannot take its packets over.
+    """
+    for address in (machine.private_ip, machine.services_ip):
+        number = parse_ipv4(address)
+        if number is None or site.private is None or number not in site.private:
+            return (
+                f"machine {machine.id}: address {address} is not in the private prefix "
+                f"{site.config.private.prefix}: remove the machine and add it again"
+            )
+    if machine.private_ip == machine.services_ip:
+        return (
+            f"machine {machine.id}: {machine.private_ip} is both its private address and "
+            f"its fly-global-services address: remove the machine and add it again"
+        )
+    if _interface_taken(site, state, machine):
+        return (
+            f"machine {machine.id}: interface {machine.interface} is an uplink or belongs to "
+            f"an older machine: remove the machine and add it with its own interface"
+        )
+    return _address_taken(state, machine)
+
+
+def _address_taken(state: State, machine: Machine) -> str | None:
+    if state.is_undisputed(machine):
+        return None
+    for address in (machine.private_ip, machine.services_ip):
+        first = _first(state.machines_with_ip(address))
+        if first is not machine:
+            return (
+                f"machine {machine.id}: address {address} belongs to machine {first.id}: "
+                f"remove the machine and add it again"
+            )
+    return None
+
+
+def _interface_taken(site: Site, state: State, machine: Machine) -> bool:
+    if machine.interface in site.config.uplinks:
+        return True
+    if state.is_undisputed(machine):
+        return False
+    return _first(state.machines_at(machine.host, machine.interface)) is not machine
+
+
+def _first(machines: list[Machine]) -> Machine:
+    return min(machines, key=lambda machine: (machine.number, machine.id))
+
+
+def _replies(found: Routes, machine: Machine) -> Iterator[ReplyRow]:
+    """One row for each internal port that the machine's group serves.
+
+    Where several ways lead to a port the row is counted under the first of the
+    services; flows that exist are counted under their own.
+    """
+    first: dict[tuple[int, int], Exposure] = {}
+    for exposure in found.exposures:
+        if machine.group in exposure.groups:
+            first.setdefault((exposure.proto, exposure.internal_port), exposure)
+    for (proto, internal_port), exposure in first.items():
+        unique = found.ways[machine.group, proto, internal_port] == 1
+        yield ReplyRow(
+            machine=machine.id,
+            proto=proto,
+            internal_port=internal_port,
+            vip=found.vips[0] if unique else "",
+            port=exposure.first if unique else 0,
+            service=exposure.counter(found.app),
+        )

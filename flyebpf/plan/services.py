@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ports of an app lead to which internal port of which process groups.
+
+Nothing here depends on machines: tables and replies both start from
+:func:`exposures`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flyebpf.model.records import AddressKind, Deployment, Port, Service
+from flyebpf.model.state import State
+from flyebpf.plan.prefixes import parse_ipv4, within
+from flyebpf.plan.site import Site
+
+PROTOCOLS = {"tcp": 6, "udp": 17}
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A port range of a service, on every VIP of its app.
+
+    ``groups``: the process groups that serve it, sorted.
+    """
+
+    protocol: str
+    first: int
+    last: int
+    internal_port: int
+    groups: tuple[str, ...]
+    proxy: bool
+
+    @property
+    def proto(self) -> int:
+        """The IP protocol number."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def ports(self) -> str:
+        """``80``, or ``5000-5010``."""
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def counter(self, app: str) -> str:
+        """What its packets are counted under, on all VIPs together."""
+        return f"{app}/{self.protocol}/{self.ports}"
+
+    def table(self, app: str) -> str:
+        """The Maglev table of the machines that serve it."""
+        return f"{app}:{','.join(self.groups)}"
+
+
+def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
+    """Every port range of the services, as long as they do not overlap: of two
+    that do, the first stays and the other becomes a problem."""
+    found: list[Exposure] = []
+    taken: dict[str, list[tuple[int, int]]] = {}
+    for number, service in enumerate(deployment.services):
+        where = f"app {deployment.app}, services[{number}]"
+        groups = _groups(deployment, service)
+        if not groups:
+            problems.append(
+                f"{where}: names no process group and the app has "
+                f"{', '.join(deployment.processes) or 'none'}: set processes and deploy again"
+            )
+            continue
+        for exposure in _ranges(service, groups, where, problems):
+            others = taken.setdefault(exposure.protocol, [])
+            if overlap := _overlap(others, exposure):
+                problems.append(
+                    f"{where}: {exposure.protocol} port {exposure.ports} overlaps "
+                    f"{overlap[0]}-{overlap[1]} of an earlier service: change one of them"
+                )
+                continue
+            insort(others, (exposure.first, exposure.last))
+            found.append(exposure)
+    return found
+
+
+def vips(site: Site, state: State, app: str, problems: list[str]) -> list[str]:
+    """The app's dedicated IPv4 addresses, in the pools of this host."""
+    usable = []
+    for address in state.addresses_of(app):
+        if address.type is not AddressKind.V4:
+            continue
+        number = parse_ipv4(address.address)
+        if number is None or not within(number, site.anycast):
+            problems.append(
+                f"address {address.address} of app {app} is in no pool of this host: "
+                f"add its pool to pools.anycast_v4, or release it"
+            )
+            continue
+        usable.append(address.address)
+    return usable
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What an app exposes, planned once for services and for replies.
+
+    ``ways``: how many (VIP, external port) lead to each (group, protocol
+    number, internal port).
+    """
+
+    app: str
+    vips: list[str]
+    exposures: list[Exposure]
+    ways: dict[tuple[str, int, int], int]
+
+    def needs_reverse(self, exposure: Exposure) -> bool:
+        """Whether a machine cannot tell from (protocol, internal port) alone
+        which address and port a client has used."""
+        return any(
+            self.ways[group, exposure.proto, exposure.internal_port] > 1
+            for group in exposure.groups
+        )
+
+
+def routes(site: Site, state: State, app: str, problems: list[str]) -> Routes | None:
+    """None where there is nothing to route: the app is gone or unreadable."""
+    if app not in state.apps:
+        return None
+    deployment = state.deployments.get(app)
+    addresses = vips(site, state, app, problems)
+    exposed = exposures(deployment, problems) if deployment else []
+    ways: dict[tuple[str, int, int], int] = {}
+    for exposure in exposed:
+        count = len(addresses) * (exposure.last - exposure.first + 1)
+        for group in exposure.groups:
+            key = (group, exposure.proto, exposure.internal_port)
+            ways[key] = ways.get(key, 0) + count
+    return Routes(app, addresses, exposed, ways)
+
+
+def _groups(deployment: Deployment, service: Service) -> tuple[str, ...]:
+    """The service's process groups; without any, the app's only one."""
+    if service.processes:
+        return tuple(sorted(set(service.processes)))
+    return deployment.processes if len(deployment.processes) == 1 else ()
+
+
+def _ranges(
+    service: Service, groups: tuple[str, ...], where: str, problems: list[str]
+) -> Iterator[Exposure]:
+    if service.protocol not in PROTOCOLS or not _is_port(service.internal_port):
+        problems.append(
+            f"{where}: {service.protocol} to internal port {service.internal_port} "
+            f"is impossible: correct the service and deploy again"
+        )
+        return
+    for port in service.ports:
+        if not _is_range(port):
+            problems.append(
+                f"{where}: ports {port.start}-{port.end} are impossible: "
+                f"correct the service and deploy again"
+            )
+            continue
+        yield Exposure(
+            service.protocol,
+            port.start,
+            port.end,
+            service.internal_port,
+            groups,
+            bool(port.handlers),
+        )
+
+
+def _is_port(number: int) -> bool:
+    return 1 <= number <= 65535
+
+
+def _is_range(port: Port) -> bool:
+    return _is_port(port.start) and _is_port(port.end) and port.start <= port.end
+
+
+def _overlap(taken: list[tuple[int, int]], new: Exposure) -> tuple[int, int] | None:
+    """One of the disjoint, sorted ranges that shares a port with ``new``."""
+    at = bisect_left(taken, (new.last + 1, 0))
+    if at and taken[at - 1][1] >= new.first:
+        return taken[at - 1]
+    return None

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What planning starts from, and what it returns beside rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flyebpf.config import DaemonConfig
+from flyebpf.model.rows import Row
+from flyebpf.plan.prefixes import Prefix, parse_all
+
+Owner = tuple[str, ...]
+"""Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """This host's configuration, parsed once."""
+
+    config: DaemonConfig
+    anycast: tuple[Prefix, ...]
+    private: Prefix | None
+
+    @classmethod
+    def of(cls, config: DaemonConfig) -> Site:
+        return cls(config, parse_all(config.pools.anycast_v4), Prefix.parse(config.private.prefix))
+
+
+@dataclass(slots=True)
+class Plan:
+    """The rows of one owner, and what could not be planned and why."""
+
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
