@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tour of the sample: real requests, and what became of them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from flyebpf.errors import UnavailableError
+from flyebpf.lab import hosts, net, sample, state
+from flyebpf.lab.state import Lab, Paths
+
+LOAD = 4  # seconds of requests
+OUTAGE = 1.5  # seconds of these that the daemon stays dead
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """A title, what is printed inside, and how long it took."""
+    click.echo()
+    click.secho(title, bold=True)
+    started = time.monotonic()
+    yield
+    click.secho(f"  {time.monotonic() - started:.2f} s", dim=True)
+
+
+def show(node: str, command: Sequence[str], output: str) -> None:
+    click.echo(f"  {node}$ " + click.style(shlex.join(command), fg="cyan"))
+    for text in output.rstrip().splitlines():
+        click.echo(f"    {text}")
+
+
+def run_in(lab: Lab, node: str, command: Sequence[str], *, shown: Sequence[str] = ()) -> str:
+    """Run it in a node and show both command and answer."""
+    env = dict(os.environ)
+    if node in lab.hosts:
+        env = hosts.environment(lab.hosts[node])
+    env["PYTHONPATH"] = net.python_path()
+    done = subprocess.run(
+        net.exec_argv(lab.namespaces()[node], command),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    show(node, shown or command, done.stdout + done.stderr)
+    if done.returncode != 0:
+        raise UnavailableError(
+            f"on {node}, {shlex.join(command)} failed with exit code {done.returncode}",
+            "See: flyebpf lab list, and the daemon's log in the lab's folder.",
+        )
+    return done.stdout
+
+
+def flyebpf(lab: Lab, host: str, *arguments: str) -> str:
+    """A flyebpf command on a host."""
+    command = [sys.executable, "-m", "flyebpf", *arguments]
+    return run_in(lab, host, command, shown=["flyebpf", *arguments])
+
+
+def run(where: Paths, lab: Lab) -> None:
+    """All steps; raises UnavailableError at the first that does not work."""
+    client, host = next(iter(lab.clients)), next(iter(lab.hosts))
+    web, echo = sample.address_of(lab, "web"), sample.address_of(lab, "echo")
+    with step("1. A real nginx in a VM, through an Anycast address"):
+        address = lab.clients[client].address
+        click.echo(f"  {client} is {address}; nothing rewrites that on the way to the VM.")
+        for _ in range(3):
+            answer = run_in(lab, client, ["curl", "-sS", "-m", "5", f"http://{web}/"])
+            check_seen(answer, address)
+    with step("2. UDP: port 7777 outside is port 5000 on fly-global-services in the VM"):
+        target = f"UDP4:{echo}:{sample.ECHO_PORT}"
+        command = f"echo hello | socat -t 2 - {target}"
+        check_seen(run_in(lab, client, ["sh", "-c", command]), address)
+    with step("3. What the host counted"):
+        flyebpf(lab, host, "services", "list", "--all")
+        curl_closed(lab, client, web)
+        flyebpf(lab, host, "drops")
+    with step(f"4. kill -9 of the daemon of {host}, while requests go on"):
+        outage(where, lab, client, host, web)
+    goodbye(client, host, web)
+
+
+def check_seen(answer: str, address: str) -> None:
+    if address not in answer:
+        raise UnavailableError(
+            f"the VM did not see the client's address {address}; the answer was: {answer!r}"
+        )
+
+
+def curl_closed(lab: Lab, client: str, web: str) -> None:
+    """A port without a service: nothing answers, and the reason is counted."""
+    click.echo("  Port 81 has no service: default deny, with its reason counted.")
+    command = ["curl", "-sS", "-m", "0.5", f"http://{web}:81/"]
+    done = subprocess.run(
+        net.exec_argv(lab.namespaces()[client], command),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    show(client, command, done.stdout + done.stderr)
+    if done.returncode == 0:
+        raise UnavailableError(f"{web}:81 answered, although no service is there")
+
+
+def outage(where: Paths, lab: Lab, client: str, host: str, web: str) -> None:
+    command = ["wrk", "-t1", "-c20", f"-d{LOAD}s", f"http://{web}/"]
+    load = subprocess.Popen(
+        net.exec_argv(lab.namespaces()[client], command),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        time.sleep(0.5)
+        node = lab.hosts[host]
+        with state.locked(where):
+            hosts.stop_daemon(where, lab, node, kill=True)
+            click.echo("  The daemon is dead. New connections meanwhile:")
+            run_in(lab, client, ["curl", "-sS", "-m", "5", f"http://{web}/"])
+            time.sleep(OUTAGE)
+            hosts.start_daemon(where, lab, node)
+        click.echo("  The daemon is back and has adopted the programs. The load of this time:")
+        output, _ = load.communicate(timeout=20)
+    finally:
+        load.kill()
+        load.wait()
+    show(client, command, output)
+    if "Requests/sec" not in output or "Socket errors" in output or "Non-2xx" in output:
+        raise UnavailableError("requests failed while the daemon was dead")
+
+
+def goodbye(client: str, host: str, web: str) -> None:
+    click.echo()
+    click.secho("The lab stays up. To go on:", bold=True)
+    for text in (
+        f"flyebpf lab exec {client} -- curl http://{web}/",
+        f"flyebpf lab exec {host} -- flyebpf status",
+        f"flyebpf lab exec {host} -- flyebpf machines list --all",
+        "flyebpf lab exec web1 -- cat /etc/hosts",
+        f"flyebpf lab vm add --host {host} --app web -- python3 -m http.server 8080",
+        "flyebpf lab list",
+        "flyebpf lab down",
+    ):
+        click.echo(f"  sudo .venv/bin/{text}")

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts: a namespace with an uplink, and a real daemon in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from flyebpf.api.client import Client as ApiClient
+from flyebpf.errors import FlyebpfError, NotFoundError, UnavailableError
+from flyebpf.lab import addressing, net, process
+from flyebpf.lab.state import Host, Lab, Paths, save
+
+START_PATIENCE = 40.0  # seconds; a cold start compiles the programs
+
+CONFIG = """\
+# Written by `flyebpf lab up`.
+host = "{name}"
+region = "{region}"
+uplinks = ["uplink"]
+store = "sqlite"
+state_dir = "{directory}/state"
+bpffs = "{directory}/bpffs"
+
+[pools]
+anycast_v4 = ["{pool}"]
+
+[private]
+prefix = "{prefix}"
+block = "{block}"
+alias = "{alias}"
+
+[dataplane]
+# Small: a lab's memory is that of the machine it runs on.
+flows = 65536
+services = 16384
+machines = 4096
+maglev_entries = 1048576
+pool_addresses = 1024
+
+[egress]
+# The lab's internet. Its addresses are reserved for documentation, so the
+# data plane would not take them for public ones.
+allow = ["{clients}"]
+
+[api]
+socket = "{socket}"
+group = "root"
+"""
+
+
+def write_config(where: Paths, host: Host) -> Path:
+    directory = where.host(host.name)
+    path = directory / "flyebpf.toml"
+    path.write_text(
+        CONFIG.format(
+            name=host.name,
+            region=host.region,
+            directory=directory,
+            pool=host.pool,
+            prefix=addressing.PRIVATE,
+            block=addressing.private_block(host.number),
+            alias=addressing.ALIAS,
+            clients=addressing.CLIENTS,
+            socket=host.socket,
+        )
+    )
+    return path
+
+
+def create(where: Paths, lab: Lab, host: Host) -> None:
+    """Its namespace, its link to the router, its bpffs and its configuration."""
+    net.check_free(host.namespace)
+    directory = where.host(host.name)
+    directory.mkdir(mode=0o755)
+    (directory / "state").mkdir(mode=0o700)
+    lab.hosts[host.name] = host
+    lab.ledger.namespaces.append(host.namespace)
+    lab.ledger.mounts.append(str(directory / "bpffs"))
+    save(where, lab)
+    net.mount_bpffs(directory / "bpffs")
+    net.add_namespace(host.namespace)
+    link_uplink(lab.router, host, directory / "bpffs")
+    write_config(where, host)
+
+
+def link_uplink(router: str, host: Host, bpffs: Path) -> None:
+    """The link between router and host.
+
+    XDP at the uplink must see what a network card would deliver: whole
+    checksums and segments no longer than the MTU. So the router's end leaves
+    nothing to offload. It also gets an XDP program that passes everything,
+    without which veth drops what the uplink sends back by XDP_TX.
+    """
+    link = addressing.host_link(host.number)
+    net.add_veth(router, host.name, host.namespace, "uplink")
+    net.offload(router, host.name, tx=False, tso=False, gso=False)
+    net.pass_xdp(router, host.name, bpffs)
+    net.batch(
+        router,
+        f"address add {link.router}/{link.prefixlen} dev {host.name}",
+        f"link set {host.name} up",
+        f"route add {host.pool} via {link.node} dev {host.name}",
+    )
+    net.batch(
+        host.namespace,
+        f"address add {link.node}/{link.prefixlen} dev uplink",
+        "link set uplink up",
+        f"route add default via {link.router}",
+    )
+
+
+def find(lab: Lab, name: str) -> Host:
+    host = lab.hosts.get(name)
+    if host is None:
+        raise NotFoundError(
+            f"the lab has no host {name!r}", f"Its hosts: {', '.join(sorted(lab.hosts))}."
+        )
+    return host
+
+
+def environment(host: Host) -> dict[str, str]:
+    """For what runs on the host: its daemon's socket, and ``flyebpf`` in PATH."""
+    return {**os.environ, "PATH": net.tool_path(), "FLYEBPF_SOCKET": host.socket}
+
+
+def api(host: Host) -> ApiClient:
+    return ApiClient(host.socket)
+
+
+def start_daemon(where: Paths, lab: Lab, host: Host) -> None:
+    """Start the host's daemon and wait until its API answers."""
+    if process.alive(host.daemon):
+        return
+    directory = where.host(host.name)
+    daemon = [sys.executable, "-m", "flyebpf", "daemon"]
+    argv = [*daemon, "--config", str(directory / "flyebpf.toml")]
+    env = {**environment(host), "PYTHONPATH": net.python_path(), "PYTHONUNBUFFERED": "1"}
+    env.pop("NOTIFY_SOCKET", None)
+    log = directory / "daemon.log"
+    host.daemon = process.start(net.exec_argv(host.namespace, argv), env, log)
+    save(where, lab)
+    wait_ready(host, log)
+
+
+def wait_ready(host: Host, log: Path) -> None:
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        if not process.alive(host.daemon):
+            why = "ended"
+            break
+        try:
+            api(host).get("/v1/status")
+            return
+        except FlyebpfError as error:
+            why = f"does not answer ({error.message})"
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    raise UnavailableError(
+        f"the daemon of {host.name} {why}; the end of its log:\n{process.tail(log)}",
+        f"The whole log is {log}.",
+    )
+
+
+def wait_synced(host: Host, patience: float = 10.0) -> None:
+    """Wait until the kernel holds what the store says."""
+    deadline = time.monotonic() + patience
+    while True:
+        status = api(host).get("/v1/status")
+        if status["in_sync"] and not status["pending"]:
+            return
+        if time.monotonic() > deadline:
+            found = [f"{p['object']}: {p['message']}" for p in status["problems"]]
+            raise UnavailableError(
+                f"{host.name} has not applied everything within {patience:g} s",
+                "Its status: " + ("; ".join(found) or "no problem reported"),
+            )
+        time.sleep(0.02)
+
+
+def stop_daemon(where: Paths, lab: Lab, host: Host, *, kill: bool = False) -> bool:
+    """End the daemon; the data plane goes on. Whether it was running."""
+    running = process.alive(host.daemon)
+    if running and host.daemon is not None:
+        if kill:
+            process.kill(host.daemon)
+        else:
+            process.stop(host.daemon, patience=10.0)
+    host.daemon = None
+    save(where, lab)
+    return running

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing a lab up and taking it down: clients, the router, hosts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from flyebpf.errors import ConflictError, FlyebpfError, InvalidError, NotFoundError
+from flyebpf.lab import addressing, hosts, net, process, state
+from flyebpf.lab.state import Client, Host, Lab, Paths, save
+
+Say = Callable[[str], None]
+
+
+def up(where: Paths, name: str, host_count: int, client_count: int, say: Say) -> Lab:
+    """Everything but VMs. On failure what was made is removed again."""
+    check_count("--hosts", host_count, addressing.MAX_HOSTS)
+    check_count("--clients", client_count, addressing.MAX_CLIENTS)
+    state.create_directory(where)
+    lab = Lab(name=name, router=f"{name}-router")
+    try:
+        with state.locked(where):
+            save(where, lab)
+            say("router")
+            create_router(where, lab)
+            for number in range(1, client_count + 1):
+                create_client(where, lab, new_client(name, number), say)
+            for number in range(1, host_count + 1):
+                create_host(where, lab, new_host(where, name, number), say)
+            lab.complete = True
+            save(where, lab)
+    except BaseException as error:
+        # The logs would go with the lab: they are in the error's message.
+        say(f"failed; removing what was made ({type(error).__name__})")
+        down(where, lambda _line: None)
+        raise
+    return lab
+
+
+def check_count(option: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise InvalidError(f"{option} {count}: the lab has room for 1 to {most}")
+
+
+def new_client(lab: str, number: int) -> Client:
+    link = addressing.client_link(number)
+    return Client(f"client{number}", f"{lab}-client{number}", str(link.node))
+
+
+def new_host(where: Paths, lab: str, number: int) -> Host:
+    name = f"host{number}"
+    return Host(
+        name=name,
+        number=number,
+        namespace=f"{lab}-{name}",
+        address=str(addressing.host_link(number).node),
+        region=addressing.region(number),
+        pool=str(addressing.anycast_pool(number)),
+        socket=str(where.host(name) / "api.sock"),
+    )
+
+
+def create_router(where: Paths, lab: Lab) -> None:
+    net.check_free(lab.router)
+    lab.ledger.namespaces.append(lab.router)
+    save(where, lab)
+    net.add_namespace(lab.router)
+    net.sysctl(lab.router, ipv4__ip_forward="1", ipv6__conf__all__forwarding="1")
+
+
+def create_client(where: Paths, lab: Lab, client: Client, say: Say) -> None:
+    say(f"{client.name}  {client.address}")
+    net.check_free(client.namespace)
+    lab.clients[client.name] = client
+    lab.ledger.namespaces.append(client.namespace)
+    save(where, lab)
+    link = addressing.client_link(int(client.name.removeprefix("client")))
+    net.add_namespace(client.namespace)
+    net.add_veth(lab.router, client.name, client.namespace, "eth0")
+    net.batch(
+        lab.router,
+        f"address add {link.router}/{link.prefixlen} dev {client.name}",
+        f"link set {client.name} up",
+    )
+    net.batch(
+        client.namespace,
+        f"address add {link.node}/{link.prefixlen} dev eth0",
+        "link set eth0 up",
+        f"route add default via {link.router}",
+    )
+
+
+def create_host(where: Paths, lab: Lab, host: Host, say: Say) -> None:
+    say(f"{host.name}    {host.address}, Anycast {host.pool}, region {host.region}")
+    hosts.create(where, lab, host)
+    say(f"{host.name}    starting its daemon")
+    hosts.start_daemon(where, lab, host)
+
+
+def down(where: Paths, say: Say) -> bool:
+    """Remove all that the ledger lists, then the folder. False: no lab."""
+    if not where.root.exists():
+        return False
+    if not where.state.exists():
+        remove_unborn(where)
+        return True
+    with state.locked(where):
+        lab = state.load(where)
+        stop_processes(lab, say)
+        for path in lab.ledger.mounts:
+            if net.unmount(path):
+                say(f"unmounted {path}")
+        for namespace in lab.ledger.namespaces:
+            if net.delete_namespace(namespace):
+                say(f"deleted the network namespace {namespace} and its links")
+        for directory in lab.ledger.directories:
+            remove_directory(Path(directory), say)
+        shutil.rmtree(where.root)
+        say(f"deleted {where.root}")
+    return True
+
+
+def stop_processes(lab: Lab, say: Say) -> None:
+    for vm in lab.vms.values():
+        if process.stop(vm.process):
+            say(f"stopped the command of {vm.name}")
+    for host in lab.hosts.values():
+        if process.stop(host.daemon):
+            say(f"stopped the daemon of {host.name}")
+
+
+def remove_directory(directory: Path, say: Say) -> None:
+    if not directory.exists():
+        return
+    shutil.rmtree(directory)
+    say(f"deleted {directory}")
+    if directory.parent == net.NETNS_CONFIG and not any(directory.parent.iterdir()):
+        # `ip netns` needs no empty folder; the first VM may have made it.
+        directory.parent.rmdir()
+
+
+def remove_unborn(where: Paths) -> None:
+    """A folder whose state was never written holds nothing of a lab."""
+    drafts = list(where.root.glob(f".{state.STATE_FILE}.*"))
+    if len(drafts) != len(list(where.root.iterdir())):
+        raise ConflictError(
+            f"{where.root} is not a lab's folder: it has no {state.STATE_FILE}",
+            "Nothing was removed. Set FLYEBPF_LAB_DIR to the lab's folder.",
+        )
+    shutil.rmtree(where.root)
+
+
+def existing(where: Paths) -> Lab | None:
+    """The lab that is up, or None."""
+    try:
+        return state.load(where)
+    except NotFoundError:
+        return None
+
+
+def check_complete(lab: Lab) -> None:
+    if not lab.complete:
+        raise FlyebpfError(
+            "the lab is there in parts only: bringing it up was interrupted",
+            "Take it down and bring it up again: flyebpf lab down, flyebpf lab up",
+        )
