@@ -176,7 +176,7 @@ struct reverse {
 	__u32 slot;
 	__u32 service;
 	__u32 seen; /* not sealed */
-	__u32 pad;
+	__u32 ifindex; /* the client's side, as in struct flow */
 };
 
 #define FLOW_WAYS 4
@@ -226,7 +226,6 @@ struct policy_key {
 
 /* Other per-CPU counts (`counts`, indexed by enum count). Append only. */
 enum count {
-	COUNT_PASSED = 0,	/* not for the pools: left to the kernel */
 	COUNT_ECHO = 1,		/* ICMP echoes answered */
 	COUNT_RST = 2,		/* resets sent for want of a machine */
 	COUNT_FLOW_HIT = 3,

@@ -151,7 +151,7 @@ class Reverse(ct.Structure):
         ("slot", U32),
         ("service", U32),
         ("seen", U32),
-        ("pad", U32),
+        ("ifindex", U32),
     )
 
 

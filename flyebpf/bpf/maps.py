@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pinned maps: name, type, layout and size of each.
 
-A map is pinned as ``<bpffs>/maps/<name>.<digest>``, the digest being over type,
+A map is pinned as ``<bpffs>/maps/<name>-<digest>``, the digest being over type,
 layout and size: programs with another layout get other maps and the old ones
 go on serving the old programs until the new ones are filled and swapped in.
 """
@@ -62,7 +62,7 @@ class MapSpec:
 
     @property
     def pin_name(self) -> str:
-        return f"{self.name}.{self.digest}"
+        return f"{self.name}-{self.digest}"
 
 
 def describe(ctype: type) -> str:

@@ -31,6 +31,7 @@ class DropReason(IntEnum):
     REDIRECT = 15
     REWRITE = 16
     NEEDS_PROXY = 17
+    ICMP_FRAGMENT = 18
     UNKNOWN_VM = 32
     SPOOFED_MAC = 33
     SPOOFED_IP = 34
@@ -74,6 +75,7 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.REDIRECT: "the machine's interface did not take the packet",
     DropReason.REWRITE: "the packet could not be rewritten",
     DropReason.NEEDS_PROXY: "the service has handlers and no proxy runs",
+    DropReason.ICMP_FRAGMENT: "fragment of an ICMP message",
     DropReason.UNKNOWN_VM: "the interface belongs to no machine",
     DropReason.SPOOFED_MAC: "source MAC is not the machine's",
     DropReason.SPOOFED_IP: "source address is not the machine's",
@@ -96,7 +98,6 @@ DESCRIPTIONS: dict[DropReason, str] = {
 class Count(IntEnum):
     """A count's number is its index in the ``counts`` map."""
 
-    PASSED = 0
     ECHO = 1
     RST = 2
     FLOW_HIT = 3

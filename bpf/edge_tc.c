@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* tc ingress of the uplinks: delivers what edge_xdp rewrote for a machine
+ * whose interface takes no XDP redirect. Everything else goes on. */
+#define BPF_LICENSE Dual BSD/GPL
+
+#include <linux/types.h>
+#include "maps.h"
+#include "via_tc.h"
+
+#define TC_ACT_UNSPEC (-1)
+
+int edge_tc(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	struct via_tc *via = (void *)(long)skb->data_meta;
+
+	if ((void *)(via + 1) > data || via->magic != VIA_TC_MAGIC)
+		return TC_ACT_UNSPEC;
+	return bpf_redirect(via->ifindex, 0);
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Addresses as the maps hold them, and the prefixes of the settings. */
+#ifndef FLYEBPF_ADDR_H
+#define FLYEBPF_ADDR_H
+
+#include "maps.h"
+
+/* ::ffff:a.b.c.d (RFC 4291, 2.5.5.2) */
+inline void addr_from_ipv4(struct addr *addr, __be32 ip)
+{
+	addr->quad[0] = 0;
+	addr->word[2] = bpf_htonl(0xffff);
+	addr->word[3] = ip;
+}
+
+inline bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	return a->quad[1] == b->quad[1] && a->quad[0] == b->quad[0];
+}
+
+inline bool in_private(const struct settings *s, __u32 ip)
+{
+	return (ip & s->private_mask) == s->private_prefix;
+}
+
+inline bool in_alias(const struct settings *s, __u32 ip)
+{
+	return (ip & s->private_mask) == s->alias_prefix;
+}
+
+/* A VM's private address as another VM sees it behind a VIP. The bits below
+ * the prefix stay, so it needs no state and is undone by from_alias. */
+inline __be32 to_alias(const struct settings *s, __be32 ip)
+{
+	return bpf_htonl((bpf_ntohl(ip) & ~s->private_mask) | s->alias_prefix);
+}
+
+inline __be32 from_alias(const struct settings *s, __be32 ip)
+{
+	return bpf_htonl((bpf_ntohl(ip) & ~s->private_mask) | s->private_prefix);
+}
+
+#define NOT_IN_POOLS 0xffffffff
+
+/* The index of an address in `vips`, or NOT_IN_POOLS. ip in host order. */
+inline __u32 pool_index(const struct settings *s, __u32 ip)
+{
+	__u32 i;
+
+	for (i = 0; i < MAX_POOLS; i++) {
+		if (i >= s->pool_count)
+			break;
+		if ((ip & s->pool[i].mask) == s->pool[i].prefix)
+			return s->pool[i].vip_base + (ip & ~s->pool[i].mask);
+	}
+	return NOT_IN_POOLS;
+}
+
+inline bool is_uplink(const struct settings *s, __u32 ifindex)
+{
+	__u32 i;
+
+	for (i = 0; i < MAX_UPLINKS; i++) {
+		if (i >= s->uplink_count)
+			break;
+		if (s->uplink[i] == ifindex)
+			return true;
+	}
+	return false;
+}
+
+/* A source that no client can have: this network, loopback, multicast,
+ * reserved, or an address of our own. ip in host order. */
+inline bool bad_source(const struct settings *s, __u32 ip)
+{
+	return ip >> 24 == 0 || ip >> 24 == 127 || ip >= 0xe0000000 ||
+	       in_private(s, ip) || in_alias(s, ip) ||
+	       pool_index(s, ip) != NOT_IN_POOLS;
+}
+
+#endif

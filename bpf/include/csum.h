@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Internet checksums, updated incrementally (RFC 1624, equation 3) with direct
+ * packet access. In tc the bpf_l3/l4_csum_replace helpers do it, which know
+ * about offload; these are for XDP. Values are in network order as they stand
+ * in the packet: one's complement sums do not care.
+ */
+#ifndef FLYEBPF_CSUM_H
+#define FLYEBPF_CSUM_H
+
+#include "maps.h"
+
+inline __u16 csum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* What replacing `from` by `to` adds to a sum. */
+inline __u64 csum_delta4(__be32 from, __be32 to)
+{
+	return (__u64)(__u32)~from + to;
+}
+
+inline __u64 csum_delta2(__be16 from, __be16 to)
+{
+	return (__u64)(__u16)~from + to;
+}
+
+inline void csum_apply(__u16 *check, __u64 delta)
+{
+	*check = csum_fold((__u16)~*check + delta);
+}
+
+/* UDP: 0 means that there is no checksum (RFC 768), so it is never made of
+ * one that is there, nor there of one that is not. */
+inline void csum_apply_udp(__u16 *check, __u64 delta)
+{
+	if (*check == 0)
+		return;
+	csum_apply(check, delta);
+	if (*check == 0)
+		*check = 0xffff;
+}
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A TCP segment for a service that has no usable machine is answered with a
+ * reset, so that the client learns at once (RFC 9293, 3.10.7.1). Included by
+ * edge_xdp.c only. */
+#ifndef FLYEBPF_EDGE_RESET_H
+#define FLYEBPF_EDGE_RESET_H
+
+#include "edge_rewrite.h"
+
+struct reset_frame {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed));
+
+/* The sum of `bytes` (even) bytes, as 16-bit words in network order. */
+inline __u64 csum_words(const void *data, __u32 bytes)
+{
+	const __u16 *word = data;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < 20 / 2; i++)
+		if (i < bytes / 2)
+			sum += word[i];
+	return sum;
+}
+
+inline void reset_tcp(struct tcphdr *tcp, const struct tcphdr *seen,
+		      __u32 payload)
+{
+	__u8 flags = tcp_flags(seen);
+
+	__builtin_memset(tcp, 0, sizeof(*tcp));
+	tcp->source = seen->dest;
+	tcp->dest = seen->source;
+	tcp->doff = 5;
+	tcp->rst = 1;
+	if (flags & TH_ACK) {
+		tcp->seq = seen->ack_seq;
+		return;
+	}
+	payload += !!(flags & TH_SYN) + !!(flags & TH_FIN);
+	tcp->ack = 1;
+	tcp->ack_seq = bpf_htonl(bpf_ntohl(seen->seq) + payload);
+}
+
+inline void reset_ip(struct iphdr *ip, const struct iphdr *seen)
+{
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->tot_len = bpf_htons(sizeof(*ip) + sizeof(struct tcphdr));
+	ip->frag_off = bpf_htons(0x4000); /* DF */
+	ip->ttl = 64;
+	ip->protocol = IPPROTO_TCP;
+	ip->saddr = seen->daddr;
+	ip->daddr = seen->saddr;
+	ip->check = csum_fold(csum_words(ip, sizeof(*ip)));
+}
+
+/* Always ends the packet: counted as DROP_NO_BACKEND whether or not a reset
+ * could be made of it. */
+inline int edge_reset(struct xdp_md *ctx, struct frame *frame)
+{
+	struct ethhdr *eth = frame->data;
+	struct tcphdr *tcp = frame->l4;
+	struct reset_frame answer, *out;
+	__u32 length = frame->end - frame->data;
+
+	count_drop(DROP_NO_BACKEND, length);
+	if ((void *)(tcp + 1) > frame->end || tcp_flags(tcp) & TH_RST)
+		return XDP_DROP;
+	answer.eth = *eth;
+	__builtin_memcpy(answer.eth.h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(answer.eth.h_source, eth->h_dest, ETH_ALEN);
+	reset_ip(&answer.ip, frame->ip);
+	reset_tcp(&answer.tcp, tcp, frame->l4_room - tcp->doff * 4);
+	answer.tcp.check = csum_fold(
+		csum_words(&answer.tcp, sizeof(answer.tcp)) +
+		csum_words(&answer.ip.saddr, 8) + bpf_htons(IPPROTO_TCP) +
+		bpf_htons(sizeof(answer.tcp)));
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(answer) - (int)length))
+		return XDP_DROP;
+	out = (void *)(long)ctx->data;
+	if ((void *)(out + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	*out = answer;
+	count(COUNT_RST);
+	return XDP_TX;
+}
+
+#endif

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pins: finds the programs of an earlier daemon or has them compiled anew.
+
+Layout of the bpffs folder (root's, 0700)::
+
+    maps/<name>-<digest>      see flyebpf.bpf.maps
+    programs/<hash>/<name>    complete or not there: filled aside, then renamed
+    links/<interface>-xdp     made by the netlink driver
+
+A name on a bpffs cannot have a dot in it. Nothing that is attached is touched
+here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyebpf.bpf.libbpf import Map, Program
+from flyebpf.bpf.maps import MapSpec, map_specs
+from flyebpf.bpf.source import PROGRAMS, source_hash
+from flyebpf.config import DaemonConfig
+from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
+
+BPF_FS_MAGIC = 0xCAFE4A11
+COMPILE_TIMEOUT = 120.0  # seconds; five are usual
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The programs of one source hash and the maps that they use."""
+
+    hash: str
+    maps: dict[str, Map]
+    programs: dict[str, Program]
+    compiled: bool
+    new_maps: tuple[str, ...]
+    seconds: float
+
+    def close(self) -> None:
+        for owned in (*self.maps.values(), *self.programs.values()):
+            owned.close()
+
+
+def ensure(config: DaemonConfig, log: Log = lambda _: None) -> Generation:
+    """Adopt the pins for the present sources, or compile and pin them."""
+    begun = time.monotonic()
+    root = prepare_bpffs(Path(config.bpffs))
+    specs = map_specs(config.dataplane)
+    digest = source_hash(specs)
+    maps, created = open_maps(root / "maps", specs, log)
+    folder = root / "programs" / digest
+    compiled = False
+    programs = adopt_programs(folder, log)
+    if programs is None:
+        log(f"compiling the BPF programs, source {digest}")
+        compile_aside(root, folder, specs)
+        compiled = True
+        programs = {spec.name: Program.open(folder / spec.name) for spec in PROGRAMS}
+    return Generation(digest, maps, programs, compiled, created, time.monotonic() - begun)
+
+
+def prepare_bpffs(root: Path) -> Path:
+    """A bpffs at ``root`` that only root can enter; mounted if need be."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not is_bpffs(root):
+            run_mount(root)
+        info = root.stat()
+        if info.st_uid != os.geteuid() or not stat.S_ISDIR(info.st_mode):
+            raise UnavailableError(
+                f"{root} belongs to user {info.st_uid}, so nothing pinned in it can be trusted",
+                f"Find out who made it, remove it, or set another bpffs = … ({root} is not used).",
+            )
+        root.chmod(0o700)
+        for name in ("maps", "programs", "links"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot prepare the bpffs folder {root}: {error.strerror}",
+            "Run as root, and check that bpffs = … names a folder that can be made.",
+        ) from error
+    return root
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether the folder is on a bpffs."""
+    result = subprocess.run(
+        ["stat", "--file-system", "--format=%t", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() == f"{BPF_FS_MAGIC:x}"
+
+
+def run_mount(root: Path) -> None:
+    result = subprocess.run(
+        ["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise UnavailableError(
+            f"cannot mount a bpffs at {root}: {result.stderr.strip()}",
+            "Run as root (CAP_SYS_ADMIN), or mount it beforehand.",
+        )
+
+
+def open_maps(
+    folder: Path, specs: tuple[MapSpec, ...], log: Log
+) -> tuple[dict[str, Map], tuple[str, ...]]:
+    """Every map, and the names of those that did not exist."""
+    maps: dict[str, Map] = {}
+    created = []
+    for spec in specs:
+        path = folder / spec.pin_name
+        found = open_map(path, spec, log)
+        if found is None:
+            found = Map.create(spec)
+            found.pin(path)
+            created.append(spec.name)
+        maps[spec.name] = found
+    return maps, tuple(created)
+
+
+def open_map(path: Path, spec: MapSpec, log: Log) -> Map | None:
+    """The pinned map, if it is what it should be. Anything else at that path
+    is moved out of the way, not destroyed."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        found = Map.open(path)
+    except FlyebpfError as error:
+        set_aside(path, f"is not a map ({error.message})", log)
+        return None
+    if found.matches(spec):
+        return found
+    set_aside(path, f"has another layout: {found.shape}", log)
+    found.close()
+    return None
+
+
+def set_aside(path: Path, why: str, log: Log) -> None:
+    """Rename a pin that cannot be ours."""
+    aside = path.with_name(f"foreign-{path.name}-{time.time_ns()}")
+    log(f"the pin {path} {why}; renamed to {aside.name} and replaced by a new one")
+    path.rename(aside)
+
+
+def adopt_programs(folder: Path, log: Log) -> dict[str, Program] | None:
+    """The pinned programs, all of them and of the right type, or None."""
+    if not folder.is_dir():
+        return None
+    programs: dict[str, Program] = {}
+    wanted = {"xdp": 6, "tc": 3}  # enum bpf_prog_type
+    for spec in PROGRAMS:
+        try:
+            program = Program.open(folder / spec.name)
+        except FlyebpfError as error:
+            log(f"pinned programs {folder.name} are not usable: {error.message}")
+            break
+        programs[spec.name] = program
+        if program.type != wanted[spec.type]:
+            log(f"pinned program {folder / spec.name} is of type {program.type}, not ours")
+            break
+    else:
+        return programs
+    for program in programs.values():
+        program.close()
+    set_aside(folder, "does not hold our programs", log)
+    return None
+
+
+def compile_aside(root: Path, folder: Path, specs: tuple[MapSpec, ...]) -> None:
+    """Compile into a folder beside, then rename it: complete or not there."""
+    aside = folder.with_name(f"{folder.name}-{os.getpid()}")
+    aside.mkdir(mode=0o700)
+    job = {
+        "maps": {spec.name: str(root / "maps" / spec.pin_name) for spec in specs},
+        "pins": str(aside),
+    }
+    try:
+        run_compiler(job)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def run_compiler(job: dict[str, object]) -> dict[str, object]:
+    """Run the compiler process; its error text is the message of ours."""
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "flyebpf.bpf.compiler"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(
+            f"compiling the BPF programs took longer than {COMPILE_TIMEOUT:.0f} s",
+            "The host is overloaded; the programs in place go on working. Start again.",
+        ) from error
+    if result.returncode:
+        raise KernelError(f"cannot build the BPF programs: {result.stderr.strip()}")
+    report: dict[str, object] = json.loads(result.stdout)
+    return report
+
+
+def collect_garbage(config: DaemonConfig, current: Generation) -> list[str]:
+    """Unpin programs and maps of older generations; returns what was removed.
+
+    To be called when the current programs are attached everywhere: a program
+    that is still attached lives on without its pin, and holds its maps.
+    """
+    root = Path(config.bpffs)
+    removed = []
+    keep = {spec.pin_name for spec in map_specs(config.dataplane)}
+    for folder in (root / "programs").iterdir():
+        if folder.name != current.hash and not folder.name.startswith("foreign-"):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(f"programs/{folder.name}")
+    for pin in (root / "maps").iterdir():
+        if pin.name not in keep and not pin.name.startswith("foreign-"):
+            pin.unlink()
+            removed.append(f"maps/{pin.name}")
+    return removed

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF source tree: where it is, which programs it has, and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyebpf.bpf.maps import MapSpec
+from flyebpf.errors import UnavailableError
+
+EXTRA_CFLAGS = "FLYEBPF_BPF_EXTRA_CFLAGS"
+"""Environment variable: more compiler flags (they count for the hash)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """``bpf/<name>.c`` with the function ``name``. ``type``: "xdp" or "tc"."""
+
+    name: str
+    type: str
+
+
+PROGRAMS = (
+    ProgramSpec("edge_xdp", "xdp"),
+    ProgramSpec("edge_tc", "tc"),
+    ProgramSpec("vm_tc", "tc"),
+)
+
+
+def source_dir() -> Path:
+    """The ``bpf`` folder: of the source tree, else of the installation."""
+    candidates = (
+        Path(__file__).resolve().parents[2] / "bpf",
+        Path(sys.prefix) / "share" / "flyebpf" / "bpf",
+    )
+    for candidate in candidates:
+        if (candidate / "include" / "layout.h").is_file():
+            return candidate
+    raise UnavailableError(
+        f"the BPF sources are not in {' or '.join(map(str, candidates))}",
+        "Install flyebpf again.",
+    )
+
+
+def extra_cflags() -> list[str]:
+    """Flags from the environment."""
+    return os.environ.get(EXTRA_CFLAGS, "").split()
+
+
+def cflags() -> list[str]:
+    """The compiler flags that do not depend on maps.
+
+    bcc runs the compiler inside BCC_KERNEL_SOURCE, so all paths are absolute.
+    """
+    root = source_dir()
+    triplet = sysconfig.get_config_var("MULTIARCH") or ""
+    return [
+        f"-I{root / 'include'}",
+        "-isystem/usr/include",
+        f"-isystem/usr/include/{triplet}",
+        "-Wall",
+        "-Werror",
+        "-Wno-unused-function",
+        "-Wno-address-of-packed-member",
+        "-Wno-compare-distinct-pointer-types",
+        *extra_cflags(),
+    ]
+
+
+def source_hash(specs: Iterable[MapSpec]) -> str:
+    """16 hex digits over sources, flags and map layouts: equal hashes mean that
+    pinned programs can be adopted."""
+    digest = hashlib.sha256()
+    root = source_dir()
+    for path in sorted((*root.rglob("*.c"), *root.rglob("*.h"))):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(path.read_bytes())
+    digest.update("\0".join(extra_cflags()).encode())
+    digest.update("\0".join(spec.pin_name for spec in specs).encode())
+    return digest.hexdigest()[:16]
