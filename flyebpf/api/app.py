@@ -92,7 +92,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return error_response(error.http_status, error.code, error.message, error.remedy)
         except HTTPException:
             raise
-        except Exception:  # noqa: BLE001 (the boundary: no traceback may leave)
+        except Exception:
             incident = secrets.token_hex(4)
             log.exception("%s %s failed (%s)", request.method, request.url.path, incident)
             return error_response(

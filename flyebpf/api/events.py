@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -47,13 +48,11 @@ class EventStreams:
             raise UnavailableError(
                 f"{MAX_STREAMS} event streams are open already", "Close one and try again."
             )
-        start = await self._run(lambda: check_start(self._store, since))
+        start = await self._run(partial(check_start, self._store, since))
         return self._lines(start)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(
-            work, limiter=self._limiter, abandon_on_cancel=True
-        )
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
 
     async def _lines(self, since: int) -> AsyncIterator[bytes]:
         self._open += 1
@@ -61,8 +60,7 @@ class EventStreams:
             yield line({"type": "heartbeat", "revision": since})
             spoken = time.monotonic()
             while not self.closing.is_set():
-                position = since
-                changes = await self._run(lambda: next_changes(self._store, position))
+                changes = await self._run(partial(next_changes, self._store, since))
                 for change in changes:
                     yield line(describe(change))
                 if changes:
@@ -123,5 +121,3 @@ def describe(change: Change) -> Json:
 
 def line(event: Json) -> bytes:
     return json.dumps(event, separators=(",", ":")).encode() + b"\n"
-
-

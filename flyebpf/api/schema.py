@@ -158,9 +158,7 @@ def _check_list(value: list[Any], schema: Schema, components: Components, path: 
         check(item, schema.get("items", {}), components, f"{path}[{index}]")
 
 
-def _check_object(
-    value: dict[str, Any], schema: Schema, components: Components, path: str
-) -> None:
+def _check_object(value: dict[str, Any], schema: Schema, components: Components, path: str) -> None:
     properties: dict[str, Schema] = schema.get("properties", {})
     extra = schema.get("additionalProperties", True)
     for name in schema.get("required", ()):

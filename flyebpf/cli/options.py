@@ -32,9 +32,7 @@ def all_option(command: F) -> F:
 
 
 def org_option(required: bool = False) -> Callable[[F], F]:
-    return click.option(
-        "-o", "--org", metavar="ORG", required=required, help="The organization."
-    )
+    return click.option("-o", "--org", metavar="ORG", required=required, help="The organization.")
 
 
 def region_option(command: F) -> F:
@@ -88,6 +86,13 @@ def need_app(app: str | None, config_path: str = CONFIG_NAME) -> str:
             f"No app named. Give -a APP, set FLY_APP, or run this where ./{CONFIG_NAME} names one."
         )
     return found
+
+
+def one_app(app: str | None, all_apps: bool) -> str | None:
+    """The app that a list is limited to; None for all of them."""
+    if all_apps and app is not None:
+        raise click.UsageError("--all and -a/--app contradict each other: give one of them.")
+    return None if all_apps else find_app(app)
 
 
 def _app_of_config(path: Path) -> str | None:

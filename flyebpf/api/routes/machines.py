@@ -55,20 +55,20 @@ def setting_state(state: MachineState) -> Handler:
 
 def setting_cordoned(cordoned: bool) -> Handler:
     def handler(call: Call) -> object:
-        store, id = call.backend.store, call.path["machine"]
-        return _view(call, machines.set_cordoned(store, id, cordoned))
+        store, machine = call.backend.store, call.path["machine"]
+        return _view(call, machines.set_cordoned(store, machine, cordoned))
 
     return handler
 
 
 def change_metadata(call: Call) -> object:
-    store, id = call.backend.store, call.path["machine"]
+    store, machine = call.backend.store, call.path["machine"]
     to_set, to_unset = call.body.get("set", {}), call.body.get("unset", [])
     if bool(to_set) == bool(to_unset):
         raise InvalidError("body: give either 'set' or 'unset'", "Send two requests for both.")
     if to_set:
-        return _view(call, machines.set_metadata(store, id, to_set))
-    return _view(call, machines.unset_metadata(store, id, to_unset))
+        return _view(call, machines.set_metadata(store, machine, to_set))
+    return _view(call, machines.unset_metadata(store, machine, to_unset))
 
 
 def environment(call: Call) -> object:
@@ -78,10 +78,10 @@ def environment(call: Call) -> object:
 
 
 def host_files(call: Call) -> object:
-    store, config, id = call.backend.store, call.backend.config, call.path["machine"]
+    store, config, machine = call.backend.store, call.backend.config, call.path["machine"]
     return {
-        "hosts": machines.hosts_file(store, config, id),
-        "resolv_conf": machines.resolv_conf(store, config, id),
+        "hosts": machines.hosts_file(store, config, machine),
+        "resolv_conf": machines.resolv_conf(store, config, machine),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from flyebpf.api import views
 from flyebpf.api.requests import Call
-from flyebpf.api.schema import ref, string
+from flyebpf.api.schema import string
 from flyebpf.api.table import Route, items, page
 from flyebpf.model.records import App, Deployment, Machine, MachineState
 from flyebpf.ops import addresses, apps, machines

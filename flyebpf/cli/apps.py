@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``flyebpf apps``."""
+
+from __future__ import annotations
+
+import click
+
+from flyebpf.api.client import path
+from flyebpf.cli import options, output
+from flyebpf.cli.lazy import Group
+
+
+@click.group(cls=Group, help="Manage apps.")
+def apps() -> None:
+    pass
+
+
+@apps.command()
+@click.argument("name")
+@options.org_option(required=True)
+@click.option(
+    "--network",
+    default="default",
+    show_default=True,
+    help="The private network that the app is on, for life; made if it is new.",
+)
+@options.json_option
+def create(name: str, org: str, network: str, as_json: bool) -> None:
+    """Create an app."""
+    app = options.api().post("/v1/apps", {"name": name, "org": org, "network": network})
+    if as_json:
+        output.print_json(app)
+    else:
+        output.say(
+            f"Created app {app['name']} in organization {app['org']} on network {app['network']}."
+        )
+
+
+@apps.command(name="list")
+@options.org_option()
+@options.json_option
+def list_(org: str | None, as_json: bool) -> None:
+    """List apps."""
+    found = options.api().get("/v1/apps", {"org": org})["items"]
+    if as_json:
+        output.print_json(found)
+        return
+    rows = [
+        (
+            app["name"],
+            app["org"],
+            app["network"],
+            app["machines"],
+            app["addresses"],
+            f"v{app['version']}" if app["version"] else "not deployed",
+        )
+        for app in found
+    ]
+    output.print_table(("NAME", "ORG", "NETWORK", "MACHINES", "ADDRESSES", "DEPLOYED"), rows)
+
+
+@apps.command()
+@click.argument("name")
+@options.yes_option
+def destroy(name: str, yes: bool) -> None:
+    """Destroy an app; its machines must be removed first."""
+    target = path("apps", name)
+    options.confirm(f"Destroy app {name} and release its addresses?", yes)
+    app = options.api().delete(target)
+    released = f" Released {', '.join(app['addresses'])}." if app["addresses"] else ""
+    output.say(f"Destroyed app {app['name']}.{released}")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``flyebpf ips``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from flyebpf.api.client import path
+from flyebpf.cli import options, output
+from flyebpf.cli.lazy import Group
+
+TYPES = {"v4": "dedicated v4", "shared_v4": "shared v4", "private_v6": "private v6"}
+
+
+@click.group(cls=Group, help="Manage an app's public addresses.")
+def ips() -> None:
+    pass
+
+
+@ips.command(name="list")
+@options.app_option
+@options.all_option
+@options.json_option
+def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
+    """List an app's addresses; every app's where no app is named."""
+    found = options.api().get("/v1/addresses", {"app": options.one_app(app, all_apps)})["items"]
+    if as_json:
+        output.print_json(found)
+    else:
+        _print_table(found)
+
+
+def _print_table(found: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (
+            item["address"],
+            TYPES.get(item["type"], item["type"]),
+            item["app"],
+            item["org"],
+            item["network"],
+            item["region"],
+            item["created"],
+        )
+        for item in found
+    ]
+    output.print_table(("ADDRESS", "TYPE", "APP", "ORG", "NETWORK", "REGION", "CREATED"), rows)
+
+
+@ips.command(name="allocate-v4")
+@options.app_option
+@options.json_option
+def allocate_v4(app: str | None, as_json: bool) -> None:
+    """Give the app a dedicated IPv4 address of the operator's pools."""
+    address = options.api().post(path("apps", options.need_app(app), "addresses"), {"type": "v4"})
+    if as_json:
+        output.print_json(address)
+    else:
+        _print_table([address])
+
+
+@ips.command()
+@options.app_option
+@click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True)
+def release(app: str | None, addresses: Sequence[str]) -> None:
+    """Give addresses of the app back: all of them, or none on any error."""
+    target = path("apps", options.need_app(app), "addresses", "release")
+    for item in options.api().post(target, {"addresses": list(addresses)})["items"]:
+        output.say(f"Released {item['address']} of app {item['app']}.")

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``flyebpf machines``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from flyebpf.api.client import path
+from flyebpf.cli import options, output
+from flyebpf.cli.lazy import Group
+
+KEY_VALUE = "KEY=VALUE"
+
+
+@click.group(cls=Group, help="Manage machines (VMs).")
+def machines() -> None:
+    pass
+
+
+@machines.command()
+@options.app_option
+@click.option("--interface", metavar="DEV", required=True, help="The VM's interface on this host.")
+@click.option("--mac", metavar="MAC", required=True, help="The VM's own MAC address.")
+@click.option("--name", default=None, help="A name for people.")
+@click.option("--group", default=None, help="Its process group; default: app.")
+@options.region_option
+@click.option("--metadata", metavar=KEY_VALUE, multiple=True, help="May be given several times.")
+@click.option("--id", "id_", metavar="ID", default=None, help="14 hex digits; default: chosen.")
+@options.json_option
+def add(
+    *,
+    app: str | None,
+    interface: str,
+    mac: str,
+    name: str | None,
+    group: str | None,
+    region: str | None,
+    metadata: Sequence[str],
+    id_: str | None,
+    as_json: bool,
+) -> None:
+    """Register a VM that runs behind an interface of this host."""
+    given = {"name": name, "group": group, "region": region, "id": id_}
+    body: dict[str, Any] = {"interface": interface, "mac": mac}
+    body.update({key: value for key, value in given.items() if value is not None})
+    if metadata:
+        body["metadata"] = parse_pairs(metadata)
+    machine = options.api().post(path("apps", options.need_app(app), "machines"), body)
+    if as_json:
+        output.print_json(machine)
+    else:
+        output.say(f"Added machine {machine['id']} to app {machine['app']}.")
+        _print_one(machine)
+
+
+def parse_pairs(words: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` words; raises a usage error for anything else."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{word!r} is not {KEY_VALUE}", param_hint=KEY_VALUE)
+        if key in pairs:
+            raise click.BadParameter(f"{key!r} is given twice", param_hint=KEY_VALUE)
+        pairs[key] = value
+    return pairs
+
+
+@machines.command(name="list")
+@options.app_option
+@options.all_option
+@options.json_option
+def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
+    """List an app's machines; every app's where no app is named."""
+    found = options.api().get("/v1/machines", {"app": options.one_app(app, all_apps)})["items"]
+    if as_json:
+        output.print_json(found)
+        return
+    headers = (
+        "ID", "NAME", "APP", "ORG", "NETWORK", "STATE", "HOST", "REGION", "GROUP",
+        "INTERFACE", "PRIVATE IP", "6PN ADDRESS",
+    )  # fmt: skip
+    rows = [
+        (
+            m["id"], m["name"], m["app"], m["org"], m["network"], _state(m), m["host"],
+            m["region"], m["group"], m["interface"], m["private_ip"], m["ip_6pn"],
+        )
+        for m in found
+    ]  # fmt: skip
+    output.print_table(headers, rows)
+
+
+def _state(machine: dict[str, Any]) -> str:
+    return f"{machine['state']}{', cordoned' if machine['cordoned'] else ''}"
+
+
+@machines.command()
+@click.argument("id_", metavar="ID")
+@options.json_option
+def show(id_: str, as_json: bool) -> None:
+    """Show one machine."""
+    machine = options.api().get(path("machines", id_))
+    if as_json:
+        output.print_json(machine)
+    else:
+        _print_one(machine)
+
+
+def _print_one(machine: dict[str, Any]) -> None:
+    output.print_details(
+        {
+            "ID": machine["id"],
+            "Name": machine["name"],
+            "App": machine["app"],
+            "Organization": machine["org"],
+            "Network": f"{machine['network']} ({machine['network_id']})",
+            "State": _state(machine),
+            "Host": machine["host"],
+            "Region": machine["region"],
+            "Group": machine["group"],
+            "Interface": machine["interface"],
+            "MAC": machine["mac"],
+            "Private IP": machine["private_ip"],
+            "fly-global-services": machine["services_ip"],
+            "6PN address": machine["ip_6pn"],
+            "Metadata": [f"{key}={value}" for key, value in sorted(machine["metadata"].items())],
+        }
+    )
+
+
+def _action(verb: str, done: str, help: str) -> None:
+    """A command that posts one verb for each machine named."""
+
+    @machines.command(name=verb, help=help)
+    @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+    def command(ids: Sequence[str]) -> None:
+        api = options.api()
+        for target in [path("machines", id_, verb) for id_ in ids]:
+            output.say(f"Machine {api.post(target)['id']} {done}.")
+
+
+_action("start", "is started", "Say that machines run: they get traffic.")
+_action("stop", "is stopped", "Say that machines are stopped: their flows end or move.")
+_action("cordon", "gets no new flows", "Give machines no new flows.")
+_action("uncordon", "gets new flows again", "Give machines new flows again.")
+
+
+@machines.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@options.yes_option
+def remove(ids: Sequence[str], yes: bool) -> None:
+    """Forget machines: their flows end and their addresses become free."""
+    api = options.api()
+    targets = [path("machines", id_) for id_ in ids]
+    for target in targets:
+        api.get(target)  # nothing is removed when one of them does not exist
+    options.confirm(f"Remove machine {', '.join(ids)}?", yes)
+    for target in targets:
+        output.say(f"Removed machine {api.delete(target)['id']}.")
+
+
+@machines.command()
+@click.argument("id_", metavar="ID")
+@options.json_option
+def env(id_: str, as_json: bool) -> None:
+    """Print the environment variables that a machine gets."""
+    values = options.api().get(path("machines", id_, "environment"))["environment"]
+    if as_json:
+        output.print_json(values)
+        return
+    for name, value in values.items():
+        click.echo(f"{name}={value}")
+
+
+@machines.command()
+@click.argument("id_", metavar="ID")
+@click.option("--resolv-conf", is_flag=True, help="Print /etc/resolv.conf instead.")
+@options.json_option
+def hosts(id_: str, resolv_conf: bool, as_json: bool) -> None:
+    """Print a machine's /etc/hosts."""
+    files = options.api().get(path("machines", id_, "hosts"))
+    if as_json:
+        output.print_json(files)
+    else:
+        click.echo(files["resolv_conf" if resolv_conf else "hosts"], nl=False)
+
+
+@machines.group(cls=Group, help="Change a machine's metadata.")
+def metadata() -> None:
+    pass
+
+
+@metadata.command(name="set")
+@click.argument("id_", metavar="ID")
+@click.argument("pairs", metavar=f"{KEY_VALUE}...", nargs=-1, required=True)
+def set_(id_: str, pairs: Sequence[str]) -> None:
+    """Set metadata of a machine."""
+    _change(id_, {"set": parse_pairs(pairs)})
+
+
+@metadata.command()
+@click.argument("id_", metavar="ID")
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+def unset(id_: str, keys: Sequence[str]) -> None:
+    """Unset metadata of a machine."""
+    _change(id_, {"unset": list(keys)})
+
+
+def _change(id_: str, body: dict[str, Any]) -> None:
+    machine = options.api().patch(path("machines", id_, "metadata"), body)
+    pairs = [f"{key}={value}" for key, value in sorted(machine["metadata"].items())]
+    output.say(f"Machine {machine['id']} has {', '.join(pairs) or 'no metadata'}.")

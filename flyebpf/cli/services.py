@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``flyebpf services``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flyebpf.cli import options, output
+from flyebpf.cli.lazy import Group
+
+
+@click.group(cls=Group, help="Show services and their traffic.")
+def services() -> None:
+    pass
+
+
+@services.command(name="list")
+@options.app_option
+@options.all_option
+@options.json_option
+def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
+    """List an app's services; every app's where no app is named.
+
+    IN is towards the machines, OUT towards the clients.
+    """
+    found = options.api().get("/v1/services", {"app": options.one_app(app, all_apps)})["items"]
+    if as_json:
+        output.print_json(found)
+        return
+    headers = (
+        "APP", "ORG", "NETWORK", "SERVICE", "HANDLERS", "PROCESSES", "ADDRESSES", "MACHINES",
+        "FLOWS", "IN PACKETS", "IN BYTES", "OUT PACKETS", "OUT BYTES",
+    )  # fmt: skip
+    output.print_table(headers, [_row(item) for item in found])
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    first, last = item["first_port"], item["last_port"]
+    ports = str(first) if first == last else f"{first}-{last}"
+    counters = item["counters"] or {}
+    return (
+        item["app"],
+        item["org"],
+        item["network"],
+        f"{item['protocol']} {ports} => {item['internal_port']}",
+        item["handlers"] or "none",
+        item["processes"],
+        item["addresses"] or "none",
+        item["machines"],
+        *(
+            counters.get(name, 0)
+            for name in ("flows", "in_packets", "in_bytes", "out_packets", "out_bytes")
+        ),
+    )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``flyebpf status``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from flyebpf.cli import options, output
+from flyebpf.errors import UnavailableError
+
+POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 2.0
+MAX_SHOWN = 20
+"""Problems shown on the one screen; --json has all of them."""
+
+Status = dict[str, Any]
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Wait until every change is in the kernel.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long --wait waits.",
+)
+@options.json_option
+@click.pass_context
+def status(ctx: click.Context, wait: bool, timeout: float, as_json: bool) -> None:
+    """Show how this host is, and what is wrong. Exits with 1 when something failed."""
+    report = wait_for_sync(timeout) if wait else options.api().get("/v1/status")
+    if as_json:
+        output.print_json(report)
+    else:
+        print_status(report)
+    if report["state"] == "failed":
+        ctx.exit(1)
+
+
+def wait_for_sync(timeout: float) -> Status:
+    """The status once nothing is on its way; progress goes to stderr.
+
+    Raises UnavailableError when that takes longer than ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    said = time.monotonic()
+    while True:
+        report, trouble = _try_status()
+        if report is not None and is_settled(report):
+            return report
+        now = time.monotonic()
+        if now >= deadline:
+            break
+        if now - said >= PROGRESS_SECONDS:
+            click.echo(_progress(report, trouble), err=True)
+            said = now
+        time.sleep(POLL_SECONDS)
+    if trouble is not None:
+        raise trouble
+    raise UnavailableError(
+        f"not in sync after {timeout:g} s: {_progress(report, None)}",
+        "Run 'flyebpf status' for the cause, or wait longer with --timeout.",
+    )
+
+
+def _try_status() -> tuple[Status | None, UnavailableError | None]:
+    try:
+        return options.api(timeout=5).get("/v1/status"), None
+    except UnavailableError as error:
+        return None, error
+
+
+def is_settled(report: Status) -> bool:
+    """Whether waiting longer changes nothing: what is still pending has failed."""
+    return bool(report["in_sync"]) and (report["pending"] == 0 or report["state"] == "failed")
+
+
+def _progress(report: Status | None, trouble: UnavailableError | None) -> str:
+    if report is None:
+        return f"waiting: {trouble.message if trouble else 'no answer yet'}"
+    return (
+        f"revision {report['applied_revision']} of {report['store_revision']} applied, "
+        f"{report['pending']} rows to go"
+    )
+
+
+def print_status(report: Status) -> None:
+    """The one screen."""
+    programs = report["programs"]
+    found = "adopted" if programs["adopted"] else "newly loaded"
+    uplinks = [f"{up['interface']} ({up['mode'] or 'not attached'})" for up in report["uplinks"]]
+    rows = ", ".join(f"{count} {name}" for name, count in report["rows"].items() if count)
+    counts = ", ".join(f"{name} {count}" for name, count in report["counts"].items() if count)
+    output.print_details(
+        {
+            "Host": f"{report['host']} (region {report['region']})",
+            "State": _state(report),
+            "Daemon": f"version {report['version']}, pid {report['pid']}, "
+            f"up {duration(report['uptime'])}",
+            "Revision": f"{report['applied_revision']} applied, {report['store_revision']} stored",
+            "Programs": f"{programs['digest'] or 'none'} ({found})",
+            "Uplinks": uplinks or "none",
+            "Rows": rows or "none",
+            "Counts": counts or "none",
+        }
+    )
+    _print_problems(report["problems"])
+
+
+def _state(report: Status) -> str:
+    if report["state"] == "syncing":
+        return f"syncing ({report['pending']} rows to go)"
+    if report["state"] == "failed":
+        errors = sum(problem["severity"] == "error" for problem in report["problems"])
+        return f"failed ({errors} {'problem' if errors == 1 else 'problems'}, see below)"
+    return str(report["state"])
+
+
+def _print_problems(problems: list[dict[str, str]]) -> None:
+    ordered = sorted(problems, key=lambda problem: problem["severity"] != "error")
+    for problem in ordered[:MAX_SHOWN]:
+        click.echo("")
+        click.echo(
+            output.clean(f"{problem['severity']}: {problem['object']}: {problem['message']}")
+        )
+        if problem["remedy"]:
+            click.echo(f"  {output.clean(problem['remedy'])}")
+    if len(ordered) > MAX_SHOWN:
+        click.echo(f"\nand {len(ordered) - MAX_SHOWN} more: flyebpf status --json")
+
+
+def duration(seconds: float) -> str:
+    """``45s``, ``3m 20s``, ``2h 5m``, ``4d 1h``: the two largest units."""
+    parts = []
+    rest = int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
