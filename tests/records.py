@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records and states for tests, with everything that a test does not care about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flyebpf.config import DaemonConfig, PoolsConfig
+from flyebpf.model.codec import encode
+from flyebpf.model.records import (
+    Address,
+    AddressKind,
+    AnyRecord,
+    App,
+    Cluster,
+    Deployment,
+    Machine,
+    Port,
+    Service,
+)
+from flyebpf.model.state import State
+from flyebpf.store.base import Change, Entry
+
+CONFIG = DaemonConfig(
+    host="h1",
+    region="ams",
+    uplinks=("eth0",),
+    pools=PoolsConfig(anycast_v4=("203.0.113.0/24",)),
+)
+CLUSTER = Cluster(seed=0xDEADBEEF)
+
+
+def machine(number: int, app: str = "web", **values: Any) -> Machine:
+    """Machine ``number`` of host h1, with an id, interface, MAC and addresses of
+    its own."""
+    made = Machine(
+        id=f"{number:014x}",
+        app=app,
+        host="h1",
+        region="ams",
+        interface=f"tap{number}",
+        mac=f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}",
+        private_ip=f"172.16.{number >> 7}.{number % 128 * 2}",
+        services_ip=f"172.16.{number >> 7}.{number % 128 * 2 + 1}",
+        number=number,
+    )
+    return replace(made, **values)
+
+
+def service(
+    *ports: int | tuple[int, int],
+    to: int = 8080,
+    protocol: str = "tcp",
+    groups: tuple[str, ...] = (),
+    handlers: tuple[str, ...] = (),
+) -> Service:
+    ranges = [(port, port) if isinstance(port, int) else port for port in ports]
+    return Service(protocol, to, tuple(Port(a, b, handlers) for a, b in ranges), processes=groups)
+
+
+def deployment(
+    *services: Service, app: str = "web", processes: tuple[str, ...] = ("app",)
+) -> Deployment:
+    return Deployment(app, services, processes=processes)
+
+
+def address(
+    text: str = "203.0.113.1", app: str = "web", type: AddressKind = AddressKind.V4
+) -> Address:
+    return Address(text, app, type)
+
+
+def web(*more: AnyRecord) -> State:
+    """App web on 203.0.113.1:80, with the records of ``more``."""
+    return state(App("web", "acme"), address(), deployment(service(80)), *more)
+
+
+def state(*records: AnyRecord) -> State:
+    """The state of these records and the cluster's; later ones replace."""
+    by_id = {(r.kind, r.ident): r for r in (CLUSTER, *records)}
+    return State.load(1, [Entry(r.kind, r.ident, encode(r), 1) for r in by_id.values()])
+
+
+def put(state: State, record: AnyRecord) -> Change:
+    """The change that writes ``record`` next."""
+    return Change(state.revision + 1, record.kind, record.ident, encode(record))
+
+
+def delete(state: State, record: AnyRecord) -> Change:
+    """The change that deletes ``record`` next."""
+    return Change(state.revision + 1, record.kind, record.ident, None)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning what a change touches equals planning everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flyebpf.model.codec import encode
+from flyebpf.model.records import AddressKind, App, Cluster, Host, MachineState, Network
+from flyebpf.model.rows import Row
+from flyebpf.model.state import State
+from flyebpf.plan import HOST, Owner, Planner
+from flyebpf.store.base import Change, Entry
+from tests.records import CLUSTER, CONFIG, address, delete, deployment, machine, put, service, web
+
+APPS = ("web", "db")
+GROUPS = ("app", "worker")
+IPS = (*(f"172.16.0.{n}" for n in range(6)), "10.0.0.1")
+machines = st.builds(
+    machine,
+    st.integers(1, 4),
+    app=st.sampled_from(APPS),
+    host=st.sampled_from(("h1", "h1", "h2")),
+    interface=st.sampled_from(("tap1", "tap2", "tap3", "eth0")),
+    private_ip=st.sampled_from(IPS),
+    services_ip=st.sampled_from(IPS),
+    group=st.sampled_from(GROUPS),
+    state=st.sampled_from(MachineState),
+    cordoned=st.booleans(),
+)
+addresses = st.builds(
+    address,
+    st.sampled_from(("203.0.113.1", "203.0.113.2", "192.0.2.1")),
+    app=st.sampled_from(APPS),
+    type=st.sampled_from((AddressKind.V4, AddressKind.V4, AddressKind.SHARED_V4)),
+)
+ports = st.sampled_from((80, 81, (80, 85), (84, 90)))
+services = st.builds(
+    service,
+    ports,
+    to=st.sampled_from((80, 8080)),
+    protocol=st.sampled_from(("tcp", "udp")),
+    groups=st.sampled_from(((), ("app",), ("worker",), GROUPS)),
+)
+deployments = st.builds(
+    lambda found, **more: deployment(*found, **more),
+    st.lists(services, max_size=3),
+    app=st.sampled_from(APPS),
+    processes=st.sampled_from((("app",), GROUPS)),
+)
+apps = st.builds(App, st.sampled_from(APPS), st.just("acme"))
+clusters = st.builds(Cluster, st.integers(1, 2), st.integers(1, 2))
+records = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters)
+actions = st.tuples(records, st.sampled_from(("put", "put", "put", "delete", "spoil")))
+
+Rows = dict[Owner, list[Row]]
+
+
+def full(planner: Planner, state: State) -> Rows:
+    planned = {owner: planner.rows(state, owner) for owner in planner.all_owners(state)}
+    return {owner: rows for owner, rows in planned.items() if rows}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(actions, max_size=25))
+def test_any_changes_give_the_full_plan(todo: list[tuple[Any, str]]) -> None:
+    state, planner = State(), Planner(CONFIG)
+    rows: Rows = full(planner, state)
+    stored: dict[tuple[str, str], Entry] = {}
+    for revision, (record, action) in enumerate(todo, 1):
+        key = (record.kind, record.ident)
+        body = {"put": encode(record), "spoil": {"x": 1}, "delete": None}[action]
+        stored.pop(key, None)
+        if body is not None:
+            stored[key] = Entry(*key, body, revision)
+        update = state.apply(Change(revision, *key, body))
+        for owner in planner.owners(update, state):
+            rows[owner] = planner.rows(state, owner)
+    loaded, other = State.load(len(todo), stored.values()), Planner(CONFIG)
+    assert {owner: found for owner, found in rows.items() if found} == full(other, loaded)
+    assert planner.problems == other.problems
+    assert state.quarantined == loaded.quarantined
+
+
+def touched(state: State, record: Any, *, gone: bool = False) -> set[Owner]:
+    change = delete(state, record) if gone else put(state, record)
+    return Planner(CONFIG).owners(state.apply(change), state)
+
+
+def test_a_machines_state_touches_it_and_its_app_alone() -> None:
+    here = web(machine(1), machine(2), machine(3, app="db"))
+    stopped = machine(1, state=MachineState.STOPPED)
+    assert touched(here, stopped) == {("machine", stopped.id), ("app", "web")}
+
+
+def test_services_and_addresses_touch_the_apps_machines_here() -> None:
+    here = web(machine(1), machine(2, host="h2"), machine(3, app="db"))
+    expected = {("app", "web"), ("machine", machine(1).id)}
+    assert touched(here, deployment()) == expected
+    assert touched(here, address(), gone=True) == expected
+    moved = address(app="db")
+    here = web(machine(1), machine(3, app="db"))
+    assert touched(here, moved) == expected | {("app", "db"), ("machine", machine(3).id)}
+
+
+def test_whoever_waited_for_an_interface_gets_it() -> None:
+    first, second = machine(1), machine(2, app="db", interface="tap1")
+    here = web(first, second)
+    planner = Planner(CONFIG)
+    assert planner.rows(here, ("machine", second.id)) == []
+    assert touched(here, first, gone=True) >= {("machine", second.id), ("app", "db")}
+    assert planner.rows(here, ("machine", second.id)) != []
+    assert planner.problems == {}
+
+
+def test_what_no_row_depends_on_touches_nobody() -> None:
+    here = web(machine(1))
+    assert touched(here, replace(CLUSTER, next_machine=7)) == set()
+    assert touched(here, Network("acme", "default", 1)) == set()
+    assert touched(here, Host("h2", 1 << 31, "ams", "172.16.16.0/20")) == set()
+    assert touched(here, replace(CLUSTER, seed=1)) == {HOST}
+
+
+def test_unknown_owner() -> None:
+    with pytest.raises(ValueError, match="no such owner"):
+        Planner(CONFIG).rows(State(), ("planet", "x"))
