@@ -8,6 +8,7 @@ concurrent writers, also those on other hosts.
 
 from __future__ import annotations
 
+import builtins  # `list` is a method here
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -98,16 +99,22 @@ class Store(Protocol):
     def list(self, kind: str) -> list[Entry]:
         """All records of a kind, by id."""
 
-    def snapshot(self) -> tuple[int, list[Entry]]:
+    def snapshot(self) -> tuple[int, builtins.list[Entry]]:
         """Every record, and the revision that this is the state at."""
 
     def commit(self, transaction: Transaction) -> int:
-        """Apply it and return its revision, or raise GuardFailedError."""
+        """Apply it and return its revision, or raise GuardFailedError.
 
-    def changes(self, since: int, limit: int = 1000) -> list[Change]:
+        A transaction that changes nothing (no writes, or deletes of what is
+        absent) gets no revision of its own: the last one is returned.
+        """
+
+    def changes(self, since: int, limit: int = 1000) -> builtins.list[Change]:
         """Changes after revision ``since``, in order; whole transactions only.
 
-        Raises CompactedError when they are no longer kept.
+        ``limit`` is exceeded rather than a transaction split. Raises
+        CompactedError when they are no longer kept, or ``since`` is ahead of
+        the store (it is another one than before).
         """
 
     def wait(self, since: int, timeout: float) -> bool:
@@ -115,6 +122,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+
+
+def check_writes(transaction: Transaction) -> None:
+    """For implementations: ValueError if a record is written twice."""
+    keys = {(write.kind, write.id) for write in transaction.writes}
+    if len(keys) != len(transaction.writes):
+        raise ValueError("a transaction writes one record twice")
 
 
 def guard_all(entries: Iterable[Entry]) -> tuple[Guard, ...]:
