@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from flyebpf.model.records import AddressKind, AnyRecord, App, MachineState
+from flyebpf.model.records import AddressKind, AnyRecord, App, MachineState, Service
 from flyebpf.model.rows import ReplyRow, Row, ServiceRow, TableRow, VipRow
 from flyebpf.model.state import State
 from flyebpf.plan import Planner
@@ -102,7 +103,7 @@ def test_an_address_without_services_is_known_all_the_same() -> None:
         {"private_ip": "10.0.0.1"},
     ],
 )
-def test_who_gets_no_new_flows(values: dict[str, object]) -> None:
+def test_who_gets_no_new_flows(values: dict[str, Any]) -> None:
     assert tables(web(ONE, replace(TWO, **values)))["web:app"] == (ONE.id,)
 
 
@@ -193,8 +194,8 @@ def test_reply_of_one_group_is_unique_although_another_has_several_ways() -> Non
         (service((1, 65535), to=9), "overlaps 80-80"),
     ],
 )
-def test_an_impossible_service_does_not_stop_the_others(bad: object, message: str) -> None:
-    found, said = problems(deployment(service(80), bad, service(99, to=99)))  # type: ignore[arg-type]
+def test_an_impossible_service_does_not_stop_the_others(bad: Service, message: str) -> None:
+    found, said = problems(deployment(service(80), bad, service(99, to=99)))
     assert [row.first_port for row in found if isinstance(row, ServiceRow)] == [80, 99]
     assert len(said) == 1
     assert message in said[0]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def guarded(of: Machine) -> InterfaceRow:
         ({"state": MachineState.SUSPENDED}, False),
     ],
 )
-def test_slot_interface_and_reply_whatever_the_state(values: dict[str, object], live: bool) -> None:
+def test_slot_interface_and_reply_whatever_the_state(values: dict[str, Any], live: bool) -> None:
     found, problem = rows(replace(ONE, **values))
     addresses = ("172.16.0.2", "172.16.0.3")
     assert found == [
@@ -60,7 +61,7 @@ def test_machines_of_other_hosts_have_no_rows_here() -> None:
     ],
 )
 def test_impossible_addresses_leave_the_interface_guarded(
-    values: dict[str, object], message: str
+    values: dict[str, Any], message: str
 ) -> None:
     bad = replace(ONE, **values)
     found, problem = rows(bad)
@@ -95,7 +96,7 @@ def test_one_interface_name_on_two_hosts_is_no_conflict() -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["h1", "h2"])
-def test_the_older_of_two_machines_keeps_the_address(values: dict[str, str], host: str) -> None:
+def test_the_older_of_two_machines_keeps_the_address(values: dict[str, Any], host: str) -> None:
     older, younger = replace(ONE, host=host), replace(machine(2), **values)
     found, problem = rows(older, younger, of=younger)
     assert found == [guarded(younger)]

@@ -58,6 +58,16 @@ clusters = st.builds(Cluster, st.integers(1, 2), st.integers(1, 2))
 records = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters)
 actions = st.tuples(records, st.sampled_from(("put", "put", "put", "delete", "spoil")))
 
+START = (
+    CLUSTER,
+    *(App(name, "acme") for name in APPS),
+    *(deployment(service(80), app=name) for name in APPS),
+    address("203.0.113.1", app="web"),
+    address("203.0.113.2", app="db"),
+    *(machine(n, app=APPS[n % 2]) for n in range(1, 5)),
+)
+"""A state where everything is planned, so that each change matters."""
+
 Rows = dict[Owner, list[Row]]
 
 
@@ -68,7 +78,8 @@ def full(planner: Planner, state: State) -> Rows:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(actions, max_size=25))
-def test_any_changes_give_the_full_plan(todo: list[tuple[Any, str]]) -> None:
+def test_any_changes_give_the_full_plan(changes: list[tuple[Any, str]]) -> None:
+    todo = [(record, "put") for record in START] + changes
     state, planner = State(), Planner(CONFIG)
     rows: Rows = full(planner, state)
     stored: dict[tuple[str, str], Entry] = {}

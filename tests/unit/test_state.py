@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_two_that_claim_the_same() -> None:
     ],
 )
 def test_unreadable_records_are_set_aside(
-    kind: str, id: str, body: dict[str, object], message: str
+    kind: str, id: str, body: dict[str, Any], message: str
 ) -> None:
     good = machine(7)
     entries = [Entry(kind, id, body, 1), Entry("machine", good.id, encode(good), 1)]
