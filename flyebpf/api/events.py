@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from flyebpf.api.requests import GoneError
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
 from flyebpf.model.records import Cluster
 from flyebpf.store.base import Change, CompactedError, Json, Store
@@ -41,8 +42,8 @@ class EventStreams:
         """A stream of the changes after ``since`` (None: from now on).
 
         Raises UnavailableError with too many streams, InvalidError for a
-        revision that does not exist yet, CompactedError for one whose changes
-        are gone.
+        revision that does not exist yet, GoneError for one whose changes are no
+        longer kept.
         """
         if self._open >= MAX_STREAMS:
             raise UnavailableError(
@@ -90,7 +91,7 @@ def check_start(store: Store, since: int | None) -> int:
     try:
         store.changes(since, 1)
     except CompactedError as error:
-        raise CompactedError(
+        raise GoneError(
             f"the changes after revision {since} are no longer kept",
             "List the resources again and follow from the present revision.",
         ) from error

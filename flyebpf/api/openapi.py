@@ -15,6 +15,7 @@ ERRORS = {
     "400": "The request could not be read.",
     "404": "Something that the request names does not exist.",
     "409": "It exists already, is in use, or nothing is left.",
+    "410": "The changes asked for are no longer kept.",
     "413": "The body is too large.",
     "422": "The request is wrong; the message names the field.",
     "500": "A fault of the daemon; its log has the details.",

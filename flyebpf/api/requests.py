@@ -33,6 +33,13 @@ class TooLargeError(FlyebpfError):
     http_status = 413
 
 
+class GoneError(FlyebpfError):
+    """What is asked for was there once and is no longer kept."""
+
+    code = "gone"
+    http_status = 410
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One checked request, as its handler gets it.

@@ -7,7 +7,7 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import App, Deployment
+from flyebpf.model.records import Address, App, Deployment
 from flyebpf.ops import addresses, apps, machines, orgs
 
 
@@ -56,7 +56,7 @@ def _one(call: Call, app: App) -> object:
     )
 
 
-def _view(app: App, lookup: views.Lookup, count: int, owned: list[views.Address]) -> views.Json:
+def _view(app: App, lookup: views.Lookup, count: int, owned: list[Address]) -> views.Json:
     deployment = lookup.find(Deployment, app.name)
     return views.app(
         app,

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon without a kernel, for tests of the API and the CLI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flyebpf.api import server
+from flyebpf.api.backend import (
+    DaemonStatus,
+    DropCounter,
+    Problem,
+    ServiceCounters,
+    UplinkStatus,
+)
+from flyebpf.config import DaemonConfig, PoolsConfig
+from flyebpf.errors import FlyebpfError
+from flyebpf.ops import cluster
+from flyebpf.store.base import Store
+from flyebpf.store.sqlite import SqliteStore
+
+CONFIG = DaemonConfig(
+    host="h1",
+    region="ams",
+    uplinks=("eth0",),
+    pools=PoolsConfig(anycast_v4=("198.51.100.0/29",)),
+)
+
+
+@dataclass
+class FakeBackend:
+    """Implements :class:`flyebpf.api.backend.Backend`; tests set what it says.
+
+    ``lag``: how many revisions the kernel is behind; it shrinks by one with
+    every look at the status, so that waiting for it ends.
+    """
+
+    store: Store
+    config: DaemonConfig = CONFIG
+    problems: list[Problem] = field(default_factory=list)
+    pending: int = 0
+    lag: int = 0
+    service_counters: list[ServiceCounters] = field(default_factory=list)
+    drop_counters: list[DropCounter] = field(default_factory=list)
+    reload_error: FlyebpfError | None = None
+    crash: Exception | None = None
+
+    def status(self) -> DaemonStatus:
+        if self.crash is not None:
+            raise self.crash
+        revision = self.store.revision()
+        behind, self.lag = self.lag, max(self.lag - 1, 0)
+        return DaemonStatus(
+            pid=4711,
+            uptime=200.5,
+            store_revision=revision,
+            applied_revision=revision - behind,
+            pending=self.pending,
+            rows={"ServiceRow": 2, "SlotRow": 1},
+            uplinks=[UplinkStatus("eth0", "native")],
+            programs="3f2a90c1",
+            adopted=True,
+            problems=list(self.problems),
+        )
+
+    def reload(self) -> Sequence[str]:
+        if self.reload_error is not None:
+            raise self.reload_error
+        return ["log.level: info -> debug"]
+
+    def services(self) -> Sequence[ServiceCounters]:
+        return self.service_counters
+
+    def drops(self) -> Sequence[DropCounter]:
+        return self.drop_counters
+
+    def counts(self) -> Mapping[str, int]:
+        return {"passed": 12, "flow_new": 3}
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[tuple[FakeBackend, str]]:
+    """A backend on a fresh SQLite store, and the socket that its API is on."""
+    store = SqliteStore(directory / "state.db", durable=False)
+    path = str(directory / "api.sock")
+    backend = FakeBackend(store)
+    cluster.ensure(store, backend.config)
+    running = server.ApiServer(backend, server.listen(path, "root"))
+    running.start()
+    try:
+        yield backend, path
+    finally:
+        running.stop()
+        store.close()
