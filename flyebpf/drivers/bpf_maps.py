@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of the BPF maps.
+
+It keeps no files: what it needs to know after a restart is in the pinned maps
+(indexes of names in ``ids``, machines in ``slots``, pools in ``settings``).
+Every kind of row has its part; each reads and writes its own maps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from flyebpf.bpf.maps import flow_buckets
+from flyebpf.config import DataplaneConfig
+from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
+from flyebpf.drivers.map_policy import PolicyPart
+from flyebpf.drivers.map_pools import Pools, SettingsPart, VipPart
+from flyebpf.drivers.map_ranges import Ranges
+from flyebpf.drivers.map_replies import ReplyPart
+from flyebpf.drivers.map_service_ids import ServiceIds
+from flyebpf.drivers.map_services import ServicePart
+from flyebpf.drivers.map_slots import SlotPart
+from flyebpf.drivers.map_tables import BuildTable, TablePart
+from flyebpf.drivers.mapio import MapLike, Part
+from flyebpf.model.rows import (
+    PolicyRow,
+    ReplyRow,
+    Row,
+    ServiceRow,
+    SettingsRow,
+    SlotRow,
+    TableRow,
+    VipRow,
+)
+from flyebpf.reconcile.base import Failure
+
+APPLIED_KEY = b"applied".ljust(16, b"\0")
+
+
+class MapsDriver:
+    """``maps`` by name (``flyebpf.bpf.maps``). Nothing is read before the
+    first use."""
+
+    name = "maps"
+    kinds: tuple[type[Row], ...] = (
+        SettingsRow,
+        PolicyRow,
+        SlotRow,
+        TableRow,
+        ReplyRow,
+        ServiceRow,
+        VipRow,
+    )
+
+    def __init__(
+        self,
+        maps: Mapping[str, MapLike],
+        config: DataplaneConfig,
+        *,
+        link_of: LinkOf,
+        build_table: BuildTable,
+        table_size: Callable[[int], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._maps = maps
+        self._sizes = {
+            "slots": config.machines,
+            "tables": config.services,
+            "maglev": config.maglev_entries,
+            "service_states": config.services,
+        }
+        self._pools = Pools(config.pool_addresses)
+        self._names = IdTable(maps["ids"], IdKind.SERVICE, "service_states", config.services)
+        self._slots = SlotPart(maps["slots"], maps["vm_slots"], config.machines, link_of)
+        self._tables = TablePart(
+            maps["tables"],
+            maps["maglev"],
+            IdTable(maps["ids"], IdKind.TABLE, "tables", config.services),
+            self._slots,
+            capacity=config.services,
+            entries=config.maglev_entries,
+            build=build_table,
+            size_of=table_size,
+            clock=clock,
+        )
+        zeros = maps["service_stats"].lookup(bytes(4)) or b""
+        self._service_ids = ServiceIds(
+            self._names,
+            maps["service_states"],
+            maps["service_stats"],
+            config.services,
+            len(zeros),
+        )
+        self._ranges = Ranges(maps["service_ranges"], maps["ids"])
+        self._services = ServicePart(
+            maps["services"], self._ranges, self._service_ids, self._tables, self._pools
+        )
+        self._vips = VipPart(maps["vips"], self._pools)
+        self._settings = SettingsPart(
+            maps["settings"], self._pools, link_of, flow_buckets(config), self._purge
+        )
+        parts: tuple[Part, ...] = (
+            self._settings,
+            PolicyPart(maps["egress_policy"]),
+            self._slots,
+            self._tables,
+            ReplyPart(maps["replies"], self._service_ids, self._slots),
+            self._services,
+            self._vips,
+        )
+        self._parts: dict[type[Row], Part] = {part.kind: part for part in parts}
+        self._open = False
+
+    def _ensure_open(self) -> None:
+        """Take over what an earlier daemon left."""
+        if self._open:
+            return
+        entries = list(self._maps["ids"].items())
+        self._names.load(entries)
+        self._tables.ids.load(entries)
+        self._ranges.load(entries)
+        self._settings.load()
+        self._slots.read()
+        self._tables.load()
+        self._open = True
+
+    def _purge(self, indexes: range) -> None:
+        self._vips.purge(indexes)
+        self._services.purge(indexes)
+
+    def read(self, kind: type[Row]) -> dict[Hashable, object]:
+        self._ensure_open()
+        return self._parts[kind].read()
+
+    def fingerprint(self, row: Row) -> object:
+        self._ensure_open()
+        return self._parts[type(row)].fingerprint(row)
+
+    def apply(
+        self, kind: type[Row], puts: Sequence[Row], deletes: Sequence[Hashable]
+    ) -> list[Failure]:
+        self._ensure_open()
+        return self._parts[kind].apply(puts, deletes)
+
+    def learn(self, rows: Sequence[TableRow]) -> None:
+        """Tables have only a digest of their name in the kernel: tell the
+        names that it may be, before reading."""
+        self._tables.learn(rows)
+
+    def sweep(self) -> None:
+        """Free the ids of services that are gone; call after a full pass."""
+        self._ensure_open()
+        self._service_ids.sweep()
+
+    def service_id(self, name: str) -> int | None:
+        """The index of a service's counters."""
+        self._ensure_open()
+        return self._service_ids.find(name)
+
+    def fill(self) -> dict[str, tuple[int, int]]:
+        """Used and available entries of what can run out."""
+        self._ensure_open()
+        size = self._sizes
+        return {
+            "slots": (self._slots.used(), size["slots"]),
+            "tables": (len(self._tables.ids), size["tables"]),
+            "maglev": (size["maglev"] - self._tables.segments.free, size["maglev"]),
+            "service_states": (len(self._names), size["service_states"]),
+        }
+
+    def applied(self) -> int | None:
+        """What :meth:`set_applied` noted, or None."""
+        value = self._maps["ids"].lookup(APPLIED_KEY)
+        return VALUE.unpack(value)[2] if value else None
+
+    def set_applied(self, mark: int | None) -> None:
+        """Note in the kernel what (64 bits) these maps are the image of; None:
+        unknown. It lives and dies with the maps."""
+        if mark is None:
+            self._maps["ids"].delete(APPLIED_KEY)
+        else:
+            self._maps["ids"].update(APPLIED_KEY, VALUE.pack(0, IdKind.APPLIED, mark))

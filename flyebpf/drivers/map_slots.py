@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``slots`` and ``vm_slots``: the machines that packets can be delivered to.
+
+A slot names its machine itself (``machine_id``), so nothing else is needed to
+find it again. An empty slot keeps its generation.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Hashable, Sequence
+
+from flyebpf.bpf.layout import SLOT_LIVE, SLOT_VIA_TC
+from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.mapio import MapLike, Pair, UnappliedError, explain, full, u32, write_all
+from flyebpf.model.rows import Row, SlotRow
+from flyebpf.reconcile.base import Failure
+
+# struct slot: generation, flags, ifindex, addresses, MACs, machine_id, pad.
+SLOT = struct.Struct("=III4s4s6s6sQ24x")
+EMPTY = bytes(SLOT.size)
+STRAY = "ifindex#"
+"""How an entry of ``vm_slots`` is named that fits no slot."""
+
+
+def generation_of(value: bytes) -> int:
+    return int.from_bytes(value[:4], "little")
+
+
+def following(generation: int) -> int:
+    """The next generation; 0 is that of slots never used."""
+    return generation % 0xFFFFFFFF + 1
+
+
+class SlotPart:
+    """Gives slots to machines and fills them.
+
+    A slot goes from one owner to the next through an empty state that is not
+    live, and gets a new generation on the way: flows of the old owner end.
+    """
+
+    kind: type[Row] = SlotRow
+
+    def __init__(self, slots: MapLike, vm_slots: MapLike, capacity: int, link_of: LinkOf) -> None:
+        self._slots = slots
+        self._vm_slots = vm_slots
+        self._capacity = capacity
+        self._link_of = link_of
+        self._of: dict[str, int] = {}
+        self._next = 0
+        self._free: deque[int] = deque()
+
+    def index(self, machine: str) -> int | None:
+        """The machine's slot."""
+        return self._of.get(machine)
+
+    def machine(self, index: int) -> str | None:
+        """The machine in a slot, as the kernel has it."""
+        value = self._slots.lookup(u32(index))
+        number = SLOT.unpack(value)[7] if value else 0
+        return machine_name(number) if number else None
+
+    def used(self) -> int:
+        return len(self._of)
+
+    def read(self) -> dict[Hashable, object]:
+        """Also takes over who has which slot."""
+        by_ifindex = {
+            int.from_bytes(key, "little"): int.from_bytes(value, "little")
+            for key, value in self._vm_slots.items()
+        }
+        found: dict[Hashable, object] = {}
+        self._of, free = {}, []
+        for raw, value in self._slots.items():
+            if value == EMPTY:
+                continue
+            index = int.from_bytes(raw, "little")
+            number, ifindex = SLOT.unpack(value)[7], SLOT.unpack(value)[2]
+            name = machine_name(number)
+            if number == 0:
+                free.append(index)
+            elif name not in self._of:
+                self._of[name] = index
+                found[name] = (value[4:], by_ifindex.pop(ifindex, None) == index)
+            self._next = max(self._next, index + 1)
+        order = {index: place for place, index in enumerate(self._free)}
+        self._free = deque(sorted(free, key=lambda index: order.get(index, -1)))
+        found.update((f"{STRAY}{ifindex}", slot) for ifindex, slot in by_ifindex.items())
+        return found
+
+    def fingerprint(self, row: Row) -> object:
+        assert isinstance(row, SlotRow)
+        try:
+            return (self._lower(row)[4:], True)
+        except UnappliedError as error:
+            return error.error
+
+    def _lower(self, row: SlotRow) -> bytes:
+        """The slot's contents, generation 0."""
+        link = self._link_of(row.interface)
+        if link is None:
+            raise no_interface(row.interface, row.machine)
+        flags = (SLOT_LIVE if row.live else 0) | (0 if link.redirect else SLOT_VIA_TC)
+        return SLOT.pack(
+            0,
+            flags,
+            link.ifindex,
+            socket.inet_aton(row.private_ip),
+            socket.inet_aton(row.services_ip),
+            bytes.fromhex(row.mac.replace(":", "")),
+            link.mac,
+            int(row.machine, 16),
+        )
+
+    def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:
+        failures: list[Failure] = []
+        self._drop(deletes)
+        veiled: list[Pair] = []
+        final: dict[bytes, tuple[SlotRow, bytes]] = {}
+        for row in puts:
+            assert isinstance(row, SlotRow)
+            try:
+                index, before, after = self._plan(row)
+            except UnappliedError as reason:
+                self._silence(row.machine)
+                failures.append(reason.failure(SlotRow, row.key))
+                continue
+            if before is not None:
+                veiled.append((u32(index), before))
+            final[u32(index)] = (row, after)
+        write_all(self._slots, veiled)
+        refused = write_all(self._slots, [(key, value) for key, (_, value) in final.items()])
+        pairs = [(value[8:12], key) for key, (_, value) in final.items() if key not in refused]
+        names = {value[8:12]: row.key for row, value in final.values()}
+        for key, error in refused.items():
+            failures.append(explain("slots", error).failure(SlotRow, final[key][0].key))
+        for key, error in write_all(self._vm_slots, pairs).items():
+            failures.append(explain("vm_slots", error).failure(SlotRow, names[key]))
+        return failures
+
+    def _plan(self, row: SlotRow) -> tuple[int, bytes | None, bytes]:
+        """The slot, what to write first so that nothing half-written is live
+        (None: nothing), and what to write then."""
+        content = self._lower(row)
+        index = self._of.get(row.machine)
+        if index is None:
+            index = self._take(row.machine)
+        old = self._slots.lookup(u32(index)) or EMPTY
+        generation, owner = generation_of(old), SLOT.unpack(old)[7]
+        flags = int.from_bytes(content[4:8], "little")
+        was_live = int.from_bytes(old[4:8], "little") & SLOT_LIVE
+        if owner != int(row.machine, 16) or (was_live and not flags & SLOT_LIVE):
+            generation = following(generation)
+        self._unlink(old, keep=content[8:12])
+        after = u32(generation) + content[4:]
+        if old[8:] == content[8:]:
+            return index, None, after
+        return index, u32(generation) + bytes(4) + content[8:], after
+
+    def _take(self, machine: str) -> int:
+        if self._next < self._capacity:
+            index = self._next
+            self._next += 1
+        elif self._free:
+            index = self._free.popleft()
+        else:
+            raise full("slots")
+        self._of[machine] = index
+        return index
+
+    def _unlink(self, old: bytes, keep: bytes) -> None:
+        """The interface of a slot's old contents is no longer its own."""
+        ifindex = old[8:12]
+        if ifindex not in (bytes(4), keep):
+            self._vm_slots.delete(ifindex)
+
+    def _drop(self, machines: Sequence[Hashable]) -> None:
+        """First what its interface sends is refused, then nothing is delivered."""
+        for machine in machines:
+            name = str(machine)
+            if name.startswith(STRAY):
+                self._drop_stray(u32(int(name.removeprefix(STRAY))))
+                continue
+            index = self._of.pop(name, None)
+            if index is None:
+                continue
+            old = self._slots.lookup(u32(index)) or EMPTY
+            self._unlink(old, keep=bytes(4))
+            self._slots.update(u32(index), u32(following(generation_of(old))) + EMPTY[4:])
+            self._free.append(index)
+
+    def _drop_stray(self, ifindex: bytes) -> None:
+        """Unless it has come to fit a slot since it was read."""
+        slot = self._vm_slots.lookup(ifindex)
+        value = self._slots.lookup(slot) if slot else None
+        if value is None or value[8:12] != ifindex:
+            self._vm_slots.delete(ifindex)
+
+    def _silence(self, machine: str) -> None:
+        """A machine whose interface is gone keeps its slot, without delivery."""
+        index = self._of.get(machine)
+        old = self._slots.lookup(u32(index)) if index is not None else None
+        if index is None or old is None or old[4:12] == bytes(8):
+            return
+        self._unlink(old, keep=bytes(4))
+        generation = following(generation_of(old))
+        self._slots.update(u32(index), u32(generation) + bytes(8) + old[12:])
+
+
+def machine_name(number: int) -> str:
+    """``machine_id`` as machines are called."""
+    return f"{number:014x}"
+
+
+def no_interface(interface: str, machine: str) -> UnappliedError:
+    return UnappliedError(
+        f"interface {interface} of machine {machine} does not exist",
+        "Create it, or remove the machine; it is picked up when it appears.",
+        permanent=True,
+    )
