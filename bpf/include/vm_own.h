@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A VM's own traffic: to the internet through the host's stack (source NAT in
+ * nftables), and to public VIPs straight to their machines.
+ * Included by vm_tc.c only. */
+#ifndef FLYEBPF_VM_OWN_H
+#define FLYEBPF_VM_OWN_H
+
+#include "vm_route.h"
+
+#define PACKET_HOST 0
+
+/* To the internet, if policy and routes let it. */
+inline int own_out(struct vm *vm)
+{
+	struct policy_key key = { .prefixlen = 32, .addr = vm->h.ip.daddr };
+	__u32 *policy = map_lookup(egress_policy, &key);
+	__u32 reason, ifindex;
+
+	reason = policy ? *policy : DROP_VM_NOT_PUBLIC;
+	if (!reason)
+		reason = route_out(vm, vm->h.ip.daddr, &ifindex);
+	if (reason)
+		return vm_drop(vm, reason);
+	/* The VM may have any idea of its gateway's MAC. */
+	if (vm->skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(vm->skb, PACKET_HOST);
+	count(COUNT_OWN);
+	return TC_ACT_OK;
+}
+
+/* The machine that was chosen sees an alias of this VM's address: it may be
+ * this VM itself, which would not take its own address for a client's. */
+inline int hairpin_deliver(struct vm *vm, const struct target *to)
+{
+	__be32 alias = to_alias(vm->settings, vm->h.ip.saddr);
+	__be32 daddr = vm->h.ip.protocol == IPPROTO_UDP ? to->slot->services_ip :
+							  to->slot->private_ip;
+
+	count_in(to->service, vm_bytes(vm), to->new_flow);
+	count(COUNT_HAIRPIN);
+	vm_set_macs(vm, to->slot->mac, to->slot->host_mac);
+	if (!vm_rewrite_l4(vm, alias, daddr, 2, vm->ports.dest, to->internal_port))
+		return vm_drop(vm, DROP_REWRITE);
+	return bpf_redirect(to->slot->ifindex, 0);
+}
+
+inline int hairpin_l4(struct vm *vm, __u32 vip_index)
+{
+	struct tuple tuple = { .proto = vm->h.ip.protocol };
+	struct target to = {};
+	__u32 reason;
+
+	if (is_fragment(&vm->h.ip))
+		return vm_drop(vm, DROP_VM_FRAGMENT);
+	if (vm->h.ip.ttl <= 1)
+		return vm_drop(vm, DROP_TTL);
+	addr_from_ipv4(&tuple.client, to_alias(vm->settings, vm->h.ip.saddr));
+	addr_from_ipv4(&tuple.vip, vm->h.ip.daddr);
+	tuple.client_port = vm->ports.source;
+	tuple.vip_port = vm->ports.dest;
+	reason = steer(vm->settings, &tuple, vip_index, vm->skb->ifindex,
+		       tcp_how(vm->flags), &to);
+	if (reason)
+		return vm_drop(vm, reason);
+	return hairpin_deliver(vm, &to);
+}
+
+/* An echo request to a VIP, answered here. */
+inline int hairpin_echo(struct vm *vm, __u32 vip_index)
+{
+	struct vip *vip = map_lookup(vips, &vip_index);
+	__be32 saddr = vm->h.ip.saddr;
+	struct icmphdr icmp;
+
+	if (is_fragment(&vm->h.ip))
+		return vm_drop(vm, DROP_ICMP_FRAGMENT);
+	if (!vip || !(vip->flags & VIP_ALLOCATED))
+		return vm_drop(vm, DROP_VIP_UNALLOCATED);
+	if (bpf_skb_load_bytes(vm->skb, vm->l4, &icmp, sizeof(icmp)))
+		return vm_drop(vm, DROP_BAD_L4_HEADER);
+	if (icmp.type != ICMP_ECHO || icmp.code)
+		return vm_drop(vm, DROP_ICMP_TYPE);
+	csum_apply(&icmp.checksum, csum_delta2(bpf_htons(ICMP_ECHO << 8),
+					       bpf_htons(ICMP_ECHOREPLY << 8)));
+	icmp.type = ICMP_ECHOREPLY;
+	vm_set_macs(vm, vm->slot->mac, vm->slot->host_mac);
+	vm->h.ip.saddr = vm->h.ip.daddr;
+	vm->h.ip.daddr = saddr;
+	if (bpf_skb_store_bytes(vm->skb, vm->l4, &icmp, sizeof(icmp), 0) ||
+	    !vm_store_headers(vm))
+		return vm_drop(vm, DROP_REWRITE);
+	count(COUNT_ECHO);
+	return bpf_redirect(vm->skb->ifindex, 0);
+}
+
+#endif

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A packet from a VM: its headers as copies on the stack, written back whole.
+ * Works whatever part of the skb is linear, and leaves L4 checksums to the
+ * helpers, which know about offload. Included by vm_tc.c only. */
+#ifndef FLYEBPF_VM_PACKET_H
+#define FLYEBPF_VM_PACKET_H
+
+#include "csum.h"
+#include "packet.h"
+
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+
+struct headers {
+	__u16 pad; /* keeps ip aligned on the stack */
+	struct ethhdr eth;
+	struct iphdr ip;
+};
+#define HEADERS_SIZE (sizeof(struct ethhdr) + sizeof(struct iphdr))
+
+struct vm {
+	struct __sk_buff *skb;
+	struct settings *settings;
+	struct slot *slot;
+	__u32 slot_index;
+	__u32 l4;      /* offset in the frame */
+	__u32 l4_room; /* bytes from there to the end of the IP packet */
+	struct headers h;
+	struct ports ports;
+	__u8 flags; /* of TCP */
+};
+
+inline int vm_drop(const struct vm *vm, __u32 reason)
+{
+	count_drop(reason, vm->skb->len);
+	return TC_ACT_SHOT;
+}
+
+inline __u32 vm_bytes(const struct vm *vm)
+{
+	/* Of a segment train too: what the helpers see as one packet. */
+	return vm->skb->len - sizeof(struct ethhdr);
+}
+
+inline bool vm_is_own_ip(const struct vm *vm, __be32 ip)
+{
+	return ip == vm->slot->private_ip || ip == vm->slot->services_ip;
+}
+
+/* Returns a drop reason or 0. A train of segments (GSO) may be longer than
+ * tot_len can say, so there only the frame's length counts. */
+inline __u32 vm_load_ipv4(struct vm *vm)
+{
+	struct iphdr *ip = &vm->h.ip;
+	__u32 header, total, room;
+
+	if (bpf_skb_load_bytes(vm->skb, 0, &vm->h.eth, HEADERS_SIZE))
+		return DROP_TRUNCATED;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	room = vm->skb->len - sizeof(struct ethhdr);
+	if (vm->skb->gso_segs)
+		total = room;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header)
+		return DROP_BAD_IP_HEADER;
+	if (total > room)
+		return DROP_TRUNCATED;
+	if (!vm_is_own_ip(vm, ip->saddr))
+		return DROP_SPOOFED_IP;
+	vm->l4 = sizeof(struct ethhdr) + header;
+	vm->l4_room = total - header;
+	return DROP_NONE;
+}
+
+/* The ports (and TCP flags) of a packet that is not a later fragment. */
+inline __u32 vm_load_l4(struct vm *vm)
+{
+	bool fragment = is_fragment(&vm->h.ip);
+	struct tcphdr tcp;
+	__u32 size, reason;
+
+	size = vm->h.ip.protocol == IPPROTO_TCP ? sizeof(tcp) :
+						  sizeof(struct udphdr);
+	if (vm->l4_room < size)
+		return fragment ? DROP_FRAG_TINY : DROP_BAD_L4_HEADER;
+	if (vm->h.ip.protocol == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(vm->skb, vm->l4, &tcp, sizeof(tcp)))
+			return DROP_TRUNCATED;
+		vm->flags = tcp_flags(&tcp);
+		reason = tcp_check(&tcp, vm->l4_room);
+	} else {
+		if (bpf_skb_load_bytes(vm->skb, vm->l4, &tcp,
+				       sizeof(struct udphdr)))
+			return DROP_TRUNCATED;
+		vm->flags = 0;
+		reason = udp_check((struct udphdr *)&tcp, vm->l4_room,
+				   fragment || vm->skb->gso_segs);
+	}
+	vm->ports.source = tcp.source;
+	vm->ports.dest = tcp.dest;
+	return reason;
+}
+
+/* New addresses in the copy of the IP header, one hop less. */
+inline void vm_set_ip(struct vm *vm, __be32 saddr, __be32 daddr)
+{
+	struct iphdr *ip = &vm->h.ip;
+
+	csum_apply(&ip->check, csum_delta4(ip->saddr, saddr) +
+				       csum_delta4(ip->daddr, daddr) +
+				       csum_delta2(bpf_htons(0x0100), 0));
+	ip->ttl--;
+	ip->saddr = saddr;
+	ip->daddr = daddr;
+}
+
+inline void vm_set_macs(struct vm *vm, const __u8 *dest, const __u8 *source)
+{
+	__builtin_memcpy(vm->h.eth.h_dest, dest, ETH_ALEN);
+	__builtin_memcpy(vm->h.eth.h_source, source, ETH_ALEN);
+}
+
+inline bool vm_store_headers(struct vm *vm)
+{
+	return !bpf_skb_store_bytes(vm->skb, 0, &vm->h.eth, HEADERS_SIZE, 0);
+}
+
+inline __u32 fold32(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
+}
+
+/* Rewrite addresses and one port (at l4 + port_offset) of TCP or UDP. */
+inline bool vm_rewrite_l4(struct vm *vm, __be32 saddr, __be32 daddr,
+			  __u32 port_offset, __be16 from, __be16 to)
+{
+	const struct iphdr *ip = &vm->h.ip;
+	bool tcp = ip->protocol == IPPROTO_TCP;
+	__u32 check = vm->l4 + (tcp ? 16 : 6);
+	__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
+	__u32 addresses = fold32(csum_delta4(ip->saddr, saddr) +
+				 csum_delta4(ip->daddr, daddr));
+
+	if (bpf_l4_csum_replace(vm->skb, check, 0, addresses,
+				flags | BPF_F_PSEUDO_HDR))
+		return false;
+	if (from != to &&
+	    (bpf_l4_csum_replace(vm->skb, check, from, to, flags | 2) ||
+	     bpf_skb_store_bytes(vm->skb, vm->l4 + port_offset, &to, 2, 0)))
+		return false;
+	vm_set_ip(vm, saddr, daddr);
+	return vm_store_headers(vm);
+}
+
+inline bool vm_rewrite_l3(struct vm *vm, __be32 saddr, __be32 daddr)
+{
+	vm_set_ip(vm, saddr, daddr);
+	return vm_store_headers(vm);
+}
+
+#endif

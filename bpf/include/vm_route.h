@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Where packets of a VM leave. Included by vm_tc.c only. */
+#ifndef FLYEBPF_VM_ROUTE_H
+#define FLYEBPF_VM_ROUTE_H
+
+#include "vm_packet.h"
+
+#define AF_INET 2
+
+/* bcc 0.26 declares bpf_redirect_neigh without its parameter plen. */
+static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params,
+			      int plen, __u64 flags) =
+	(void *)BPF_FUNC_redirect_neigh;
+
+/* Whether the host's routes lead to daddr over an uplink: 0 and the uplink,
+ * else a drop reason. What is local to the host is its own services. */
+inline __u32 route_out(const struct vm *vm, __be32 daddr, __u32 *ifindex)
+{
+	struct bpf_fib_lookup fib = {};
+	long result;
+
+	fib.family = AF_INET;
+	fib.ifindex = vm->skb->ifindex;
+	fib.ipv4_src = vm->h.ip.saddr;
+	fib.ipv4_dst = daddr;
+	result = bpf_fib_lookup(vm->skb, &fib, sizeof(fib), 0);
+	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return DROP_VM_TO_HOST;
+	/* A neighbour still to be found or a smaller MTU is the stack's to solve. */
+	if (result != BPF_FIB_LKUP_RET_SUCCESS &&
+	    result != BPF_FIB_LKUP_RET_NO_NEIGH &&
+	    result != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return DROP_VM_NO_ROUTE;
+	if (!is_uplink(vm->settings, fib.ifindex))
+		return DROP_VM_NO_ROUTE;
+	*ifindex = fib.ifindex;
+	return DROP_NONE;
+}
+
+/* Send a packet that has the VIP as its source and its headers stored. */
+inline int send_uplink(__u32 ifindex)
+{
+	/* Not through the stack: to it, a source that is one of its own
+	 * addresses would be a martian. */
+	return redirect_neigh(ifindex, 0, 0, 0);
+}
+
+#endif
