@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records that every host needs: the cluster's and its own."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from flyebpf.config import DaemonConfig
+from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
+from flyebpf.model import names
+from flyebpf.model.records import Cluster, Host, Machine
+from flyebpf.model.sixpn import HOST_BIT
+from flyebpf.ops.transact import Tx, every, transact
+from flyebpf.store.base import Store
+
+_IDENT = "cluster"
+
+
+def ensure(store: Store, config: DaemonConfig) -> tuple[Cluster, Host]:
+    """Create or update the cluster's and this host's records; nothing is
+    written when they are right.
+
+    Raises ConflictError when the host's private block overlaps another host's,
+    or leaves out addresses that machines of this host have.
+    """
+    wanted = Host(
+        names.host_name(config.host), 0, names.region(config.region), config.private.block
+    )
+
+    def action(tx: Tx) -> tuple[Cluster, Host]:
+        cluster = tx.get(Cluster, _IDENT) or Cluster(seed=secrets.randbits(64))
+        have = tx.get(Host, wanted.name)
+        if have is None:
+            number, cluster = _next_host(cluster)
+            host = replace(wanted, number=number)
+        else:
+            host = replace(wanted, number=have.number)
+        if host != have:
+            _check_block(tx.store, host)
+            tx.put(host)
+            tx.put(cluster)  # also unchanged: two hosts must not change blocks at once
+        return cluster, host
+
+    return transact(store, action)
+
+
+def require_cluster(tx: Tx) -> Cluster:
+    """The cluster's record; UnavailableError before the first daemon's start."""
+    cluster = tx.get(Cluster, _IDENT)
+    if cluster is None:
+        raise UnavailableError(
+            "the store has no cluster record", "start `flyebpf daemon`, which makes it"
+        )
+    return cluster
+
+
+def require_host(tx: Tx, name: str) -> Host:
+    """A host's record; UnavailableError before its daemon's first start."""
+    host = tx.get(Host, name)
+    if host is None:
+        raise UnavailableError(
+            f"host {name!r} is not registered", "start `flyebpf daemon` on it, which does that"
+        )
+    return host
+
+
+def _next_host(cluster: Cluster) -> tuple[int, Cluster]:
+    if cluster.next_host >= HOST_BIT:
+        raise ExhaustedError(
+            "all 2^31 host numbers have been used", "start a new cluster with an empty store"
+        )
+    number = HOST_BIT | cluster.next_host
+    return number, replace(cluster, next_host=cluster.next_host + 1)
+
+
+def _check_block(store: Store, host: Host) -> None:
+    block = ip_network(host.block)
+    for other in every(store, Host):
+        if other.name != host.name and block.overlaps(ip_network(other.block)):
+            raise ConflictError(
+                f"private.block {host.block} of host {host.name!r} overlaps "
+                f"{other.block} of host {other.name!r}",
+                "give each host a block of its own in its configuration",
+            )
+    for machine in every(store, Machine, host=host.name):
+        for address in (machine.private_ip, machine.services_ip):
+            if ip_address(address) not in block:
+                raise ConflictError(
+                    f"private.block {host.block} of host {host.name!r} does not contain "
+                    f"{address} of machine {machine.id}",
+                    "set private.block back, or remove the machine first",
+                )
