@@ -20,7 +20,7 @@ from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.errors import FlyebpfError
 from flyebpf.ops import cluster
 from flyebpf.store.base import Store
-from flyebpf.store.sqlite import SqliteStore
+from flyebpf.store.sqlite import CHANGES_KEPT, SqliteStore
 
 CONFIG = DaemonConfig(
     host="h1",
@@ -82,9 +82,9 @@ class FakeBackend:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[tuple[FakeBackend, str]]:
+def serving(directory: Path, changes_kept: int = CHANGES_KEPT) -> Iterator[tuple[FakeBackend, str]]:
     """A backend on a fresh SQLite store, and the socket that its API is on."""
-    store = SqliteStore(directory / "state.db", durable=False)
+    store = SqliteStore(directory / "state.db", durable=False, changes_kept=changes_kept)
     path = str(directory / "api.sock")
     backend = FakeBackend(store)
     cluster.ensure(store, backend.config)

@@ -31,9 +31,8 @@ MAX_STREAMS = 32
 class EventStreams:
     """The open streams of one application."""
 
-    def __init__(self, store: Store, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._heartbeat = heartbeat
         self._limiter = anyio.CapacityLimiter(MAX_STREAMS)
         self._open = 0
         self.closing = threading.Event()
@@ -66,7 +65,7 @@ class EventStreams:
                     yield line(describe(change))
                 if changes:
                     since = changes[-1].revision
-                elif time.monotonic() - spoken < self._heartbeat:
+                elif time.monotonic() - spoken < HEARTBEAT_SECONDS:
                     continue
                 else:
                     yield line({"type": "heartbeat", "revision": since})

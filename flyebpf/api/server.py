@@ -35,6 +35,10 @@ def listen(path: str, group: str) -> socket.socket:
         raise UnavailableError(
             f"another process serves {path}", "Stop the other flyebpf daemon first."
         )
+    if Path(path).exists() and not Path(path).is_socket():
+        raise UnavailableError(
+            f"{path} is there and is not a socket", "Move it away, or change api.socket."
+        )
     aside = f"{path}.{os.getpid()}"
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

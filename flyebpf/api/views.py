@@ -6,7 +6,7 @@ An address never stands without its network and organization.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flyebpf.api.backend import ServiceCounters
@@ -69,7 +69,7 @@ def network_fields(network: Network | None) -> Json:
 
 
 def network(record: Network) -> Json:
-    return {**network_fields(record), "prefix": sixpn.network_prefix(record.number)}
+    return {**network_fields(record), "prefix": _text(sixpn.network_prefix, record.number)}
 
 
 def machine(record: Machine, lookup: Lookup) -> Json:
@@ -83,7 +83,16 @@ def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:
     host = lookup.find(Host, record.host)
     if place is None or host is None:
         return ""
-    return sixpn.machine_address(place.number, host.number, record.number)
+    return _text(sixpn.machine_address, place.number, host.number, record.number)
+
+
+def _text(form: Callable[..., str], *numbers: int) -> str:
+    """An address made of ``numbers``; empty where a record's number is impossible,
+    which ``status`` reports."""
+    try:
+        return form(*numbers)
+    except ValueError:
+        return ""
 
 
 def address(record: Address, lookup: Lookup) -> Json:

@@ -4,8 +4,18 @@ from __future__ import annotations
 import pytest
 
 from flyebpf.api.requests import BadRequestError, parse_json
-from flyebpf.api.schema import Schema, array, boolean, check, integer, mapping, nullable, obj
-from flyebpf.api.schema import ref, string
+from flyebpf.api.schema import (
+    Schema,
+    array,
+    boolean,
+    check,
+    integer,
+    mapping,
+    nullable,
+    obj,
+    ref,
+    string,
+)
 from flyebpf.errors import InvalidError
 
 COMPONENTS: dict[str, Schema] = {"Point": obj({"x": integer()}, {"y": integer()})}

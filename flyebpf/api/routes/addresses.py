@@ -8,14 +8,11 @@ from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
 from flyebpf.model.records import Address
-from flyebpf.ops import addresses, apps
+from flyebpf.ops import addresses
 
 
 def list_all(call: Call) -> object:
-    store, app = call.backend.store, call.query.get("app")
-    if app is not None:
-        apps.get(store, app)
-    return _page(call, addresses.list_all(store, app))
+    return _page(call, addresses.list_all(call.backend.store, call.query.get("app")))
 
 
 def allocate(call: Call) -> object:
@@ -25,10 +22,8 @@ def allocate(call: Call) -> object:
 
 
 def release(call: Call) -> object:
-    store, app, wanted = call.backend.store, call.path["app"], call.body["addresses"]
-    owned = {record.address: record for record in addresses.list_all(store, app)}
-    addresses.release(store, app, wanted)
-    return _page(call, [owned[name] for name in wanted if name in owned])
+    released = addresses.release(call.backend.store, call.path["app"], call.body["addresses"])
+    return _page(call, released)
 
 
 def _page(call: Call, records: list[Address]) -> object:

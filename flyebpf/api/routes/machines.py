@@ -9,15 +9,13 @@ from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.errors import InvalidError
 from flyebpf.model.records import Machine, MachineState
-from flyebpf.ops import apps, machines
+from flyebpf.ops import machines
 
 ONE = "/v1/machines/{machine}"
 
 
 def list_all(call: Call) -> object:
     store, app = call.backend.store, call.query.get("app")
-    if app is not None:
-        apps.get(store, app)
     lookup = views.Lookup(store)
     return page([views.machine(record, lookup) for record in machines.list_all(store, app)])
 
@@ -41,9 +39,7 @@ def get(call: Call) -> object:
 
 
 def remove(call: Call) -> object:
-    before = get(call)
-    machines.remove(call.backend.store, call.path["machine"])
-    return before
+    return _view(call, machines.remove(call.backend.store, call.path["machine"]))
 
 
 def setting_state(state: MachineState) -> Handler:
