@@ -12,7 +12,7 @@ nothing refers to what is not there yet or no longer there. ``references`` and
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 
@@ -39,6 +39,15 @@ class Row:
         """Whether what refers to this row should stop doing so before this
         row replaces another value."""
         return False
+
+    @property
+    def exclusive(self) -> tuple[Hashable, ...]:
+        """What only one live row of the kind may have at a time."""
+        return ()
+
+    def withdraw(self) -> Row | None:
+        """The row to apply while its delete has to wait; None: leave it."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,13 @@ class SlotRow(Row):
     @property
     def withdrawn(self) -> bool:
         return not self.live
+
+    @property
+    def exclusive(self) -> tuple[Hashable, ...]:
+        return (self.interface, self.private_ip, self.services_ip)
+
+    def withdraw(self) -> SlotRow:
+        return replace(self, live=False)
 
 
 @dataclass(frozen=True, slots=True)
