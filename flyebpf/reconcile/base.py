@@ -47,5 +47,8 @@ class Driver(Protocol):
     ) -> list[Failure]:
         """Create or replace ``puts``, delete ``deletes`` (idempotent).
 
-        Never raises for one bad row: it reports it and goes on.
+        Never raises for one bad row: it reports it and goes on. Where a put
+        takes what is ``exclusive`` (a slot its interface) from a row that is
+        still there, nothing more is delivered to that one: after a restart
+        nobody else can know that it had it.
         """
