@@ -20,21 +20,27 @@ from typing import NamedTuple
 
 from flyebpf.lab import bpf
 
+PRIVILEGED = "in a container, run it with --privileged"
 STOCK_KERNEL = "use Debian 12's own kernel (apt install linux-image-amd64, then reboot)"
 
 
 class Feature(NamedTuple):
-    """``attempt`` takes a namespace that has the veth pair ``probe``/``peer``."""
+    """``attempt`` takes a namespace; the later ones find ``probe`` in it, one end
+    of the veth pair that an earlier one has made."""
 
     name: str
     option: str  # of the kernel's configuration
     needed_for: str
     attempt: Callable[[str], None]
+    on_link: bool = False  # needs the veth pair
 
 
 def command(*argv: str) -> None:
     """Run it; OSError with its complaint when it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise OSError(f"{argv[0]} is not installed") from None
     if done.returncode != 0:
         complaint = (done.stderr or done.stdout).strip().splitlines()
         raise OSError(f"{' '.join(argv)}: {complaint[-1] if complaint else 'failed'}")
@@ -62,7 +68,8 @@ def try_bpffs(_namespace: str) -> None:
 
 
 def try_veth(namespace: str) -> None:
-    command("ip", "-n", namespace, "link", "show", "probe")
+    pair = ["probe", "type", "veth", "peer", "name", "peer"]
+    command("ip", "-n", namespace, "link", "add", *pair)
 
 
 def try_xdp(namespace: str) -> None:
@@ -96,13 +103,14 @@ def try_nat(namespace: str) -> None:
     command("ip", "netns", "exec", namespace, "nft", rules)
 
 
+VETH = "veth pairs"
 FEATURES = (
     Feature("BPF maps", "CONFIG_BPF_SYSCALL", "the whole data plane", try_maps),
     Feature("bpffs", "CONFIG_BPF_SYSCALL", "programs that outlive the daemon", try_bpffs),
-    Feature("veth pairs", "CONFIG_VETH", "the lab's links", try_veth),
-    Feature("XDP on veth", "CONFIG_BPF_JIT, kernel 5.9", "steering at the uplink", try_xdp),
-    Feature("clsact", "CONFIG_NET_SCH_INGRESS", "the VMs' interfaces", try_clsact),
-    Feature("cls_bpf", "CONFIG_NET_CLS_BPF", "the VMs' interfaces", try_cls_bpf),
+    Feature(VETH, "CONFIG_VETH", "the lab's links", try_veth),
+    Feature("XDP on veth", "CONFIG_BPF_JIT, kernel 5.9", "steering at the uplink", try_xdp, True),
+    Feature("clsact", "CONFIG_NET_SCH_INGRESS", "the VMs' interfaces", try_clsact, True),
+    Feature("cls_bpf", "CONFIG_NET_CLS_BPF", "the VMs' interfaces", try_cls_bpf, True),
     Feature("nftables NAT", "CONFIG_NF_TABLES, CONFIG_NFT_MASQ", "VMs reaching out", try_nat),
 )
 
@@ -112,12 +120,10 @@ def missing() -> list[tuple[Feature, str]]:
     namespace = f"flyebpf-probe-{os.getpid()}"
     command("ip", "netns", "add", namespace)
     try:
-        pair = ["probe", "type", "veth", "peer", "name", "peer"]
-        subprocess.run(
-            ["ip", "-n", namespace, "link", "add", *pair], capture_output=True, check=False
-        )
-        found = []
+        found: list[tuple[Feature, str]] = []
         for feature in FEATURES:
+            if feature.on_link and any(lacking.name == VETH for lacking, _ in found):
+                continue
             try:
                 feature.attempt(namespace)
             except OSError as error:
@@ -136,8 +142,7 @@ def main() -> int:
     except OSError as error:
         print(f"error: network namespaces do not work here: {error}", file=sys.stderr)
         print(
-            "  in a container, run it with --privileged; otherwise "
-            f"the kernel lacks CONFIG_NET_NS: {STOCK_KERNEL}",
+            f"  {PRIVILEGED}; otherwise the kernel lacks CONFIG_NET_NS: {STOCK_KERNEL}",
             file=sys.stderr,
         )
         return 1
@@ -147,7 +152,10 @@ def main() -> int:
             f"needed for {feature.needed_for}: {complaint}",
             file=sys.stderr,
         )
-        print(f"  it needs {feature.option}: {STOCK_KERNEL}", file=sys.stderr)
+        remedy = f"it needs {feature.option}: {STOCK_KERNEL}"
+        if "not permitted" in complaint:
+            remedy = f"{PRIVILEGED}; otherwise {remedy}"
+        print(f"  {remedy}", file=sys.stderr)
     return 1 if problems else 0
 
 
