@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands, against the API on its socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
+from flyebpf.cli.main import run
+from tests.fakes_backend import FakeBackend, serving
+
+FLY_TOML = """
+app = "web"
+
+[[services]]
+internal_port = 8080
+protocol = "tcp"
+[[services.ports]]
+port = 80
+"""
+
+
+@dataclass
+class Cli:
+    """Runs command lines as a shell would, without a terminal."""
+
+    backend: FakeBackend
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        code = run(arguments)
+        out, err = self.capsys.readouterr()
+        return code, out, err
+
+    def ok(self, line: str, *more: str) -> str:
+        code, out, err = self(*line.split(), *more)
+        assert (code, err) == (0, "")
+        return out
+
+    def json(self, line: str) -> Any:
+        return json.loads(self.ok(line + " --json"))
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Cli]:
+    with serving(tmp_path) as (backend, path):
+        monkeypatch.setenv("FLYEBPF_SOCKET", path)
+        monkeypatch.delenv("FLY_APP", raising=False)
+        monkeypatch.chdir(tmp_path)
+        yield Cli(backend, capsys)
+
+
+@pytest.fixture
+def web(cli: Cli) -> Cli:
+    cli.ok("orgs create acme")
+    cli.ok("apps create web -o acme")
+    return cli
+
+
+def add_machine(cli: Cli, app: str = "web", number: int = 1) -> dict[str, Any]:
+    mac = f"02:00:00:00:00:{number:02x}"
+    found: dict[str, Any] = cli.json(f"machines add -a {app} --interface tap{number} --mac {mac}")
+    return found
+
+
+def table(text: str) -> list[list[str]]:
+    """Cells of a printed table: columns are at least two blanks apart."""
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in text.splitlines()]
+
+
+def test_orgs(cli: Cli) -> None:
+    assert cli.ok("orgs create acme") == "Created organization acme.\n"
+    assert table(cli.ok("orgs list")) == [["NAME", "NETWORKS", "APPS"], ["acme", "default", "0"]]
+    assert "Networks  default" in cli.ok("orgs show acme")
+    assert cli.json("orgs list") == [{"name": "acme", "networks": ["default"], "apps": []}]
+
+
+def test_apps_always_show_their_network(web: Cli) -> None:
+    web.ok("apps create api -o acme --network lan")
+    header, *rows = table(web.ok("apps list"))
+    assert header[:3] == ["NAME", "ORG", "NETWORK"]
+    assert [row[:3] for row in rows] == [["api", "acme", "lan"], ["web", "acme", "default"]]
+    assert "Destroyed app api." in web.ok("apps destroy api --yes")
+    assert [app["name"] for app in web.json("apps list")] == ["web"]
+
+
+def test_networks_have_ids(web: Cli) -> None:
+    (network,) = web.json("networks list -o acme")
+    text = web.ok("networks list")
+    assert network["network_id"] in text
+    assert network["prefix"] in text
+
+
+def test_a_machines_life(web: Cli) -> None:
+    machine = add_machine(web)
+    id = machine["id"]
+    listed = web.ok("machines list -a web")
+    for shown in (id, "acme", "default", "started", machine["private_ip"], machine["ip_6pn"]):
+        assert shown in listed
+    assert web.ok(f"machines stop {id}") == f"Machine {id} is stopped.\n"
+    assert web.json(f"machines show {id}")["state"] == "stopped"
+    web.ok(f"machines start {id}")
+    web.ok(f"machines cordon {id}")
+    assert "started, cordoned" in web.ok(f"machines show {id}")
+    web.ok(f"machines uncordon {id}")
+    assert "role=db" in web.ok(f"machines metadata set {id} role=db note=a=b")
+    assert web.json(f"machines show {id}")["metadata"] == {"role": "db", "note": "a=b"}
+    web.ok(f"machines metadata unset {id} role note")
+    assert web.ok(f"machines remove {id} -y") == f"Removed machine {id}.\n"
+    assert web.json("machines list") == []
+
+
+def test_what_a_machine_gets(web: Cli) -> None:
+    machine = add_machine(web)
+    env = dict(line.split("=", 1) for line in web.ok(f"machines env {machine['id']}").splitlines())
+    assert env["FLY_APP_NAME"] == "web"
+    assert env["FLY_PRIVATE_IP"] == machine["ip_6pn"]
+    hosts = web.ok(f"machines hosts {machine['id']}")
+    assert f"{machine['ip_6pn']}" in hosts
+    assert "fly-global-services" in hosts
+    assert "nameserver fdaa::3" in web.ok(f"machines hosts {machine['id']} --resolv-conf")
+
+
+def test_machine_options_reach_the_daemon(web: Cli) -> None:
+    machine = web.json(
+        "machines add -a web --interface tap9 --mac 02:00:00:00:00:09 --name db --group app "
+        "-r iad --metadata a=1 --metadata b=2 --id 0123456789abcd"
+    )
+    assert (machine["id"], machine["name"], machine["region"]) == ("0123456789abcd", "db", "iad")
+    assert machine["metadata"] == {"a": "1", "b": "2"}
+
+
+def test_several_machines_at_once(web: Cli) -> None:
+    ids = [add_machine(web, number=number)["id"] for number in (1, 2)]
+    web.ok(f"machines stop {' '.join(ids)}")
+    assert {machine["state"] for machine in web.json("machines list")} == {"stopped"}
+
+
+def test_removing_machines_is_nothing_when_one_is_unknown(web: Cli) -> None:
+    machine = add_machine(web)
+    code, _, err = web("machines", "remove", machine["id"], "00000000000000", "-y")
+    assert code == 1
+    assert "00000000000000" in err
+    assert len(web.json("machines list")) == 1
+
+
+def test_addresses(web: Cli) -> None:
+    address = web.json("ips allocate-v4 -a web")
+    listed = web.ok("ips list -a web")
+    for shown in (address["address"], "dedicated v4", "acme", "default"):
+        assert shown in listed
+    assert address["address"] in web.ok(f"ips release -a web {address['address']}")
+    assert web.json("ips list") == []
+
+
+def test_release_is_all_or_nothing(web: Cli) -> None:
+    address = web.json("ips allocate-v4 -a web")["address"]
+    code, out, err = web("ips", "release", "-a", "web", address, "203.0.113.99")
+    assert (code, out) == (1, "")
+    assert "203.0.113.99" in err
+    assert len(web.json("ips list")) == 1
+
+
+def test_deploy_and_services(web: Cli, tmp_path: Path) -> None:
+    Path("fly.toml").write_text(FLY_TOML)
+    add_machine(web)
+    web.ok("ips allocate-v4")
+    assert "Deployed version 1 of app web (1 service)." in web.ok("deploy")
+    web.backend.service_counters = [ServiceCounters("web/tcp/80", 11, 2222, 33, 4444, 5)]
+    text = web.ok("services list")
+    for shown in ("tcp 80 => 8080", "acme", "198.51.100.", "2222", "4444"):
+        assert shown in text
+    other = tmp_path / "other.toml"
+    other.write_text(FLY_TOML.replace("80\n", "81\n"))
+    assert "version 2" in web.ok(f"deploy -a web -c {other}")
+
+
+def test_warnings_of_a_deployment_go_to_stderr(web: Cli) -> None:
+    Path("fly.toml").write_text(FLY_TOML + "\n[surprise]\nx = 1\n")
+    code, out, err = web("deploy", "--json")
+    assert code == 0
+    assert json.loads(out)["version"] == 1
+    assert err.startswith("Warning: fly.toml: ")
+    assert "surprise" in err
+    code, _, err = web("deploy", "--strict")
+    assert code == 1
+    assert "surprise" in err
+
+
+def test_the_app_comes_from_option_environment_or_file(
+    web: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("api", "job"):
+        web.ok(f"apps create {name} -o acme")
+    for number, name in enumerate(("web", "api", "job")):
+        add_machine(web, name, number)
+
+    def apps(line: str) -> set[str]:
+        return {machine["app"] for machine in web.json(line)}
+
+    assert apps("machines list") == {"web", "api", "job"}
+    Path("fly.toml").write_text('app = "web"\n')
+    assert apps("machines list") == {"web"}
+    monkeypatch.setenv("FLY_APP", "api")
+    assert apps("machines list") == {"api"}
+    assert apps("machines list -a job") == {"job"}
+    assert apps("machines list --all") == {"web", "api", "job"}
+
+
+def test_config_validate_needs_no_daemon(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYEBPF_SOCKET", "/nowhere/api.sock")
+    Path("fly.toml").write_text(FLY_TOML)
+    assert cli.ok("config validate") == "fly.toml is valid (1 service).\n"
+    assert cli.json("config validate") == {"valid": True, "error": None, "warnings": []}
+    Path("fly.toml").write_text(FLY_TOML + "\n[surprise]\nx = 1\n")
+    code, _, err = cli("config", "validate")
+    assert code == 0
+    assert "surprise" in err
+    code, out, err = cli("config", "validate", "--strict", "--json")
+    assert code == 1
+    assert "surprise" in json.loads(out)["error"]["message"]
+
+
+def test_status(cli: Cli) -> None:
+    text = cli.ok("status")
+    for shown in ("h1 (region ams)", "ok", "3m 20s", "eth0 (native)", "3f2a90c1 (adopted)"):
+        assert shown in text
+    assert cli.json("status")["state"] == "ok"
+
+
+def test_status_fails_with_the_cause(cli: Cli) -> None:
+    cli.backend.problems = [
+        Problem("uplink eth0", "only generic XDP", "Use another driver.", Severity.WARNING),
+        Problem("interface tap7", "it does not exist", "Create it."),
+    ]
+    code, out, _ = cli("status")
+    assert code == 1
+    assert "failed (1 problem, see below)" in out
+    error = out.index("error: interface tap7: it does not exist\n  Create it.")
+    assert error < out.index("warning: uplink eth0: only generic XDP")
+    code, out, _ = cli("status", "--json")
+    assert code == 1
+    assert json.loads(out)["state"] == "failed"
+
+
+def test_warnings_alone_are_no_failure(cli: Cli) -> None:
+    cli.backend.problems = [Problem("uplink eth0", "generic", "", Severity.WARNING)]
+    assert "warning: uplink eth0" in cli.ok("status")
+
+
+def test_many_problems_fit_one_screen(cli: Cli) -> None:
+    cli.backend.problems = [Problem(f"machine {n}", "gone") for n in range(50)]
+    _, out, _ = cli("status")
+    assert "and 30 more: flyebpf status --json" in out
+
+
+def test_status_waits_until_in_sync(cli: Cli) -> None:
+    cli.backend.lag = 2
+    assert cli.json("status --wait")["in_sync"] is True
+    assert cli.backend.lag == 0
+
+
+def test_status_waits_no_longer_than_told(cli: Cli) -> None:
+    cli.backend.lag = 10_000
+    code, _, err = cli("status", "--wait", "--timeout", "0.3")
+    assert code == 1
+    assert "not in sync after 0.3 s: revision" in err
+
+
+def test_waiting_ends_when_what_is_left_has_failed(cli: Cli) -> None:
+    cli.backend.pending = 1
+    cli.backend.problems = [Problem("interface tap7", "it does not exist")]
+    code, out, _ = cli("status", "--wait")
+    assert code == 1
+    assert "tap7" in out
+
+
+def test_drops(cli: Cli) -> None:
+    assert cli.ok("drops") == "No packet was dropped.\n"
+    cli.backend.drop_counters = [DropCounter(5, 1, 60), DropCounter(6, 10, 1000)]
+    rows = table(cli.ok("drops"))
+    assert rows[1][:3] == ["no_service", "10", "1000"]
+    assert rows[2][0] == "vip_unallocated"
+    assert "no service" in rows[1][3]
+    assert len(cli.json("drops")) == 2
+
+
+def test_version(cli: Cli) -> None:
+    assert cli.ok("version").startswith("flyebpf ")
+    assert set(cli.json("version")) == {"version"}
