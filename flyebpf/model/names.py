@@ -46,7 +46,10 @@ def _matched(what: str, value: object, pattern: re.Pattern[str], longest: int, r
 
 def quoted(value: object) -> str:
     """A value for a message, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer too long for decimal, say
+        return f"a very long {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -97,6 +100,12 @@ def machine_name(value: str) -> str:
         return value
     rule = "letters, digits, dots, dashes and underscores, at most 63 characters"
     return _matched("machine name", value, _MACHINE_NAME, 63, rule)
+
+
+def check_name(value: str) -> str:
+    """A named health check."""
+    rule = "letters, digits, dots, dashes and underscores, at most 63 characters"
+    return _matched("check name", value, _MACHINE_NAME, 63, rule)
 
 
 def machine_id(value: str) -> str:
