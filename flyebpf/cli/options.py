@@ -128,4 +128,4 @@ def confirm(question: str, yes: bool) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(f"{question} Nobody can be asked here: confirm with -y/--yes.")
     if not click.confirm(question):
-        raise click.Abort
+        raise click.ClickException("Not confirmed: nothing was changed.")

@@ -102,20 +102,20 @@ def test_networks_have_ids(web: Cli) -> None:
 
 def test_a_machines_life(web: Cli) -> None:
     machine = add_machine(web)
-    id = machine["id"]
+    one = machine["id"]
     listed = web.ok("machines list -a web")
-    for shown in (id, "acme", "default", "started", machine["private_ip"], machine["ip_6pn"]):
+    for shown in (one, "acme", "default", "started", machine["private_ip"], machine["ip_6pn"]):
         assert shown in listed
-    assert web.ok(f"machines stop {id}") == f"Machine {id} is stopped.\n"
-    assert web.json(f"machines show {id}")["state"] == "stopped"
-    web.ok(f"machines start {id}")
-    web.ok(f"machines cordon {id}")
-    assert "started, cordoned" in web.ok(f"machines show {id}")
-    web.ok(f"machines uncordon {id}")
-    assert "role=db" in web.ok(f"machines metadata set {id} role=db note=a=b")
-    assert web.json(f"machines show {id}")["metadata"] == {"role": "db", "note": "a=b"}
-    web.ok(f"machines metadata unset {id} role note")
-    assert web.ok(f"machines remove {id} -y") == f"Removed machine {id}.\n"
+    assert web.ok(f"machines stop {one}") == f"Machine {one} is stopped.\n"
+    assert web.json(f"machines show {one}")["state"] == "stopped"
+    web.ok(f"machines start {one}")
+    web.ok(f"machines cordon {one}")
+    assert "started, cordoned" in web.ok(f"machines show {one}")
+    web.ok(f"machines uncordon {one}")
+    assert "role=db" in web.ok(f"machines metadata set {one} role=db note=a=b")
+    assert web.json(f"machines show {one}")["metadata"] == {"role": "db", "note": "a=b"}
+    web.ok(f"machines metadata unset {one} role note")
+    assert web.ok(f"machines remove {one} -y") == f"Removed machine {one}.\n"
     assert web.json("machines list") == []
 
 
