@@ -15,6 +15,12 @@ def config() -> None:
     pass
 
 
+def in_file(path: str, message: str) -> str:
+    """The parser, which sees only text, calls every file ``fly.toml``."""
+    start = options.CONFIG_NAME
+    return path + message[len(start) :] if message.startswith(start) else f"{path}: {message}"
+
+
 @config.command()
 @options.config_option
 @click.option("--strict", is_flag=True, help="Keys that are not known are errors.")
@@ -28,12 +34,13 @@ def validate(ctx: click.Context, config_path: str, strict: bool, as_json: bool) 
     try:
         parsed = flytoml.parse(text, strict=strict)
     except FlyebpfError as error:
+        message = in_file(config_path, error.message)
         if not as_json:
-            raise type(error)(f"{config_path}: {error.message}", error.remedy) from error
-        failure = {"message": error.message, "remedy": error.remedy}
+            raise type(error)(message, error.remedy) from error
+        failure = {"message": message, "remedy": error.remedy}
         output.print_json({"valid": False, "error": failure, "warnings": []})
         ctx.exit(1)
-    warnings = [str(warning) for warning in parsed.warnings]
+    warnings = list(parsed.warnings)
     if as_json:
         output.print_json({"valid": True, "error": None, "warnings": warnings})
         return

@@ -136,7 +136,7 @@ def _print_problems(problems: list[dict[str, str]]) -> None:
 
 def duration(seconds: float) -> str:
     """``45s``, ``3m 20s``, ``2h 5m``, ``4d 1h``: the two largest units."""
-    parts = []
+    parts: list[str] = []
     rest = int(seconds)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, rest = divmod(rest, size)

@@ -266,7 +266,7 @@ WRONG = [
     ("POST", "/v1/apps/none/addresses", {"type": "v4"}, 404, "none"),
     ("POST", "/v1/apps/web/addresses/release", {"addresses": []}, 422, "at least 1"),
     ("POST", "/v1/apps/web/addresses/release", {"addresses": ["198.51.100.1"]}, 404, "198.51"),
-    ("POST", "/v1/apps/web/deployments", {"config": "app = "}, 422, "line 1"),
+    ("POST", "/v1/apps/web/deployments", {"config": "app = = 1"}, 422, "line 1"),
     ("POST", "/v1/apps/none/deployments", {"config": FLY_TOML}, 404, "none"),
     ("POST", "/v1/config/validate", {"config": 7}, 422, "config: expected a string"),
     ("POST", "/v1/machines/0123456789abcd/start", None, 404, "0123456789abcd"),

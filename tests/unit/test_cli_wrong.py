@@ -86,7 +86,7 @@ FAILED = [
     ("deploy -a none -c good.toml", "none"),
     ("deploy -a web -c handlers.toml", "needs the proxy"),
     ("config validate -c none.toml", "cannot read none.toml"),
-    ("config validate -c broken.toml", "broken.toml: "),
+    ("config validate -c broken.toml", "Error: broken.toml"),
     ("config validate -c unknown.toml --strict", "surprise"),
     ("daemon --check-config --config none.toml", "none.toml"),
     ("daemon --check-config --config broken.toml", "broken.toml"),

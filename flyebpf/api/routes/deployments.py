@@ -23,7 +23,7 @@ def create(call: Call) -> object:
         "app": result.deployment.app,
         "version": result.deployment.version,
         "services": len(result.deployment.services),
-        "warnings": [str(warning) for warning in result.warnings],
+        "warnings": list(result.warnings),
         "allocated": [address.address for address in result.allocated],
     }
 
@@ -43,9 +43,9 @@ def get(call: Call) -> object:
 def validate(call: Call) -> object:
     parsed = flytoml.parse(call.body["config"], strict=call.body.get("strict", False))
     return {
-        "app": parsed.app or "",
+        "app": parsed.app,
         "services": len(parsed.services),
-        "warnings": [str(warning) for warning in parsed.warnings],
+        "warnings": list(parsed.warnings),
     }
 
 
