@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VMs' interfaces: guarded first, then up, then reachable.
+
+An interface that is ours has our link group. What it needs is made in an order
+in which nothing a VM sends passes unguarded, and undone in the reverse order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+
+from flyebpf.bpf.libbpf import Program
+from flyebpf.drivers import sysctl
+from flyebpf.drivers.link import Link, LinkOf
+from flyebpf.drivers.netlink_io import GROUP, Netlink, filter_name
+from flyebpf.errors import FlyebpfError
+from flyebpf.model.rows import InterfaceRow, Row
+from flyebpf.reconcile.base import Failure
+
+log = logging.getLogger(__name__)
+ROLE = "vm_tc"
+
+
+class Interfaces:
+    """Guards the interfaces of VMs; creates none."""
+
+    def __init__(self, netlink: Netlink, link_of: LinkOf, programs: Mapping[str, Program]) -> None:
+        self._netlink = netlink
+        self._link_of = link_of
+        self._programs = programs
+
+    def read(self) -> dict[Hashable, object]:
+        """Three dumps, and one question for each interface of ours."""
+        routes: dict[int, set[str]] = {}
+        for ifindex, address in self._netlink.routes():
+            routes.setdefault(ifindex, set()).add(address)
+        neighbours: dict[int, set[tuple[str, str]]] = {}
+        for ifindex, address, mac in self._netlink.neighbours():
+            neighbours.setdefault(ifindex, set()).add((address, mac))
+        return {
+            name: (
+                self._netlink.filter(name, ifindex),
+                up,
+                self._without_ipv6(name),
+                frozenset(routes.get(ifindex, ())),
+                frozenset(neighbours.get(ifindex, ())),
+            )
+            for name, ifindex, group, up in self._netlink.links()
+            if group == GROUP
+        }
+
+    def fingerprint(self, row: Row) -> object:
+        assert isinstance(row, InterfaceRow)
+        return (
+            filter_name(ROLE, self._programs[ROLE]),
+            True,
+            True,
+            frozenset(row.addresses),
+            frozenset((address, row.mac) for address in row.addresses),
+        )
+
+    def put(self, row: InterfaceRow) -> Failure | None:
+        link = self._link_of(row.interface)
+        if link is None:
+            return Failure(
+                InterfaceRow,
+                row.key,
+                f"interface {row.interface} of machine {row.machine} does not exist",
+                "Create it, or remove the machine; it is picked up when it appears.",
+                permanent=True,
+            )
+        try:
+            self._guard(row, link)
+            self._address(row, link)
+        except FlyebpfError as error:
+            return Failure(InterfaceRow, row.key, error.message, error.remedy)
+        return None
+
+    def _guard(self, row: InterfaceRow, link: Link) -> None:
+        name, ifindex = row.interface, link.ifindex
+        was_up, _ = self._netlink.link(name, ifindex)
+        guarded = self._netlink.filter(name, ifindex)
+        if was_up and not guarded:
+            log.warning(
+                "interface %s of machine %s was up before it was guarded", name, row.machine
+            )
+        if guarded != filter_name(ROLE, self._programs[ROLE]):
+            self._netlink.guard(name, ifindex, self._programs[ROLE], ROLE)
+        self._netlink.set_link(name, ifindex, group=GROUP)
+        sysctl.write(sysctl.interface("ipv6", name, "disable_ipv6"), "1")
+        if not was_up:
+            self._netlink.set_link(name, ifindex, state="up")
+
+    def _address(self, row: InterfaceRow, link: Link) -> None:
+        """A route needs an interface that is up, so this comes last."""
+        present = {
+            address for ifindex, address in self._netlink.routes() if ifindex == link.ifindex
+        }
+        for address in present.difference(row.addresses):
+            self._netlink.drop_address(row.interface, link.ifindex, address)
+        for address in row.addresses:
+            self._netlink.add_address(row.interface, link.ifindex, address, row.mac)
+
+    def _without_ipv6(self, name: str) -> bool:
+        return sysctl.read(sysctl.interface("ipv6", name, "disable_ipv6")) in ("", "1")
+
+    def delete(self, name: str) -> Failure | None:
+        """Down before the guard goes. A VM that keeps its interface gets
+        nothing through it."""
+        link = self._link_of(name)
+        if link is None:
+            return None
+        try:
+            for ifindex, address in self._netlink.routes():
+                if ifindex == link.ifindex:
+                    self._netlink.drop_address(name, ifindex, address)
+            self._netlink.set_link(name, link.ifindex, state="down", group=0)
+            self._netlink.unguard(name, link.ifindex)
+        except FlyebpfError as error:
+            return Failure(InterfaceRow, name, error.message, error.remedy)
+        return None

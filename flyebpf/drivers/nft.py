@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of nftables: source NAT of the VMs' own traffic, and a second
+fence around the host.
+
+One table, ``inet flyebpf``, is replaced as a whole in one transaction. It is
+ours by its name; whether it is as it should be is told by the digest of the
+rules, which is the name of an empty chain in it (nft before 1.0.8 does not list
+comments as JSON), together with what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Hashable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from flyebpf.errors import KernelError
+from flyebpf.model.rows import NatRow, Row
+from flyebpf.reconcile.base import Failure
+
+TABLE = "flyebpf"
+MARK = "rules_"
+TIMEOUT = 10.0  # seconds
+COUNTERS = ("vm_to_host", "vm_no_route", "vm_unsolicited", "vm_nat")
+Run = Callable[[str, Sequence[str]], str]
+
+
+def run_nft(text: str, arguments: Sequence[str]) -> str:
+    """Run nft with ``text`` on its standard input; what it prints."""
+    try:
+        result = subprocess.run(
+            ["nft", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise KernelError("nft is not installed", "Install it: apt-get install nftables") from error
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(f"nft did not answer within {TIMEOUT:.0f} s") from error
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        raise KernelError(f"nft {' '.join(arguments)}: {lines[0]}")
+    return result.stdout
+
+
+def quoted(names: Sequence[str]) -> str:
+    return "{ " + ", ".join(f'"{name}"' for name in names) + " }"
+
+
+def ruleset(rows: Sequence[NatRow], group: int) -> str:
+    """The rules inside the table. VMs' interfaces are those of link group
+    ``group``; what they send to the host or past the uplinks is dropped here
+    too, in case a packet ever gets past the programs at their interfaces."""
+    uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
+    nat = "\n".join(
+        f"    ip saddr {row.source} meta iifgroup {group} oifname {quoted(row.uplinks)} "
+        "counter name vm_nat masquerade"
+        for row in sorted(rows, key=lambda row: row.source)
+    )
+    counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
+    return f"""{counters}
+  chain input {{
+    type filter hook input priority -10; policy accept;
+    meta iifgroup {group} counter name vm_to_host drop
+  }}
+  chain forward {{
+    type filter hook forward priority -10; policy accept;
+    meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
+    meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority 100; policy accept;
+{nat}
+  }}
+"""
+
+
+def script(rows: Sequence[NatRow], group: int) -> str:
+    """Replaces the table in one transaction; counters start at zero."""
+    body = ruleset(rows, group)
+    head = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+    return f"{head}table inet {TABLE} {{\n  chain {digest(body)} {{ }}\n{body}}}\n"
+
+
+def digest(body: str) -> str:
+    """The name of the chain that stands for the rules."""
+    return MARK + blake2b(body.encode(), digest_size=8).hexdigest()
+
+
+class NftDriver:
+    """``group``: link group of the VMs' interfaces."""
+
+    name = "nft"
+    kinds: tuple[type[Row], ...] = (NatRow,)
+
+    def __init__(self, group: int, run: Run = run_nft) -> None:
+        self._group = group
+        self._run = run
+        self._rows: dict[Hashable, NatRow] = {}
+        self._written = ""  # what our last table looked like when read back
+
+    def read(self, kind: type[Row]) -> dict[Hashable, object]:
+        found = self._listing()
+        if found is None:
+            return {}
+        mark, shape = found
+        rows = list(self._rows.values())
+        mine = mark == digest(ruleset(rows, self._group)) and shape == self._written
+        # A table of an earlier daemon is not understood, only replaced.
+        return {row.key: row if mine else "changed" for row in rows} or {"table": mark}
+
+    def fingerprint(self, row: Row) -> object:
+        return row
+
+    def apply(
+        self, kind: type[Row], puts: Sequence[Row], deletes: Sequence[Hashable]
+    ) -> list[Failure]:
+        before = dict(self._rows)
+        self._rows.update((row.key, row) for row in puts if isinstance(row, NatRow))
+        for key in deletes:
+            self._rows.pop(key, None)
+        try:
+            self._write()
+        except KernelError as error:
+            self._rows = before
+            keys = [*(row.key for row in puts), *deletes]
+            return [Failure(NatRow, key, error.message, error.remedy) for key in keys]
+        return []
+
+    def _write(self) -> None:
+        rows = list(self._rows.values())
+        found = self._listing()
+        if rows and found and found == (digest(ruleset(rows, self._group)), self._written):
+            return
+        if rows:
+            text = script(rows, self._group)
+        else:
+            text = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+        self._run(text, ("-f", "-"))
+        written = self._listing()
+        self._written = written[1] if written else ""
+
+    def _listing(self) -> tuple[str, str] | None:
+        """Digest and contents of our table, without the counters' values and
+        the handles; None when there is none."""
+        if TABLE not in self._run("", ("list", "tables", "inet")).split():
+            return None
+        items = json.loads(self._run("", ("-j", "list", "table", "inet", TABLE)))["nftables"]
+        chains = [item["chain"]["name"] for item in items if "chain" in item]
+        mark = next((name for name in chains if name.startswith(MARK)), "")
+        shape = [strip(item) for item in items if "metainfo" not in item]
+        return mark, json.dumps(shape, sort_keys=True)
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Packets and bytes by counter; empty when the table is not there."""
+        if TABLE not in self._run("", ("list", "tables", "inet")).split():
+            return {}
+        items = json.loads(self._run("", ("-j", "list", "counters", "table", "inet", TABLE)))
+        found = (item["counter"] for item in items["nftables"] if "counter" in item)
+        return {c["name"]: (c["packets"], c["bytes"]) for c in found}
+
+
+def strip(item: Any) -> Any:
+    """A listed object without what changes by itself."""
+    if isinstance(item, dict):
+        volatile = ("handle", "packets", "bytes")
+        return {key: strip(value) for key, value in item.items() if key not in volatile}
+    return [strip(value) for value in item] if isinstance(item, list) else item
