@@ -38,6 +38,7 @@ XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 BATCH = 4096
 ENOTSUPP = 524  # the kernel's own: the map type has no batch operations
+TEST_XDP_LIVE_FRAMES = 1 << 1
 TEST_RUN_ROOM = 512  # bytes that a program may add to a packet in a test run
 
 
@@ -291,6 +292,21 @@ class Program(Descriptor):
         )
         seen = ctx_out.raw if ctx_out is not None else b""
         return TestRun(opts.retval, out.raw[: opts.data_size_out], opts.duration, seen)
+
+    def test_run_live(self, data: bytes, repeat: int, batch: int = 64) -> None:
+        """Run it ``repeat`` times on frames that really go where it says
+        (BPF_F_TEST_XDP_LIVE_FRAMES; XDP programs, kernel 5.18 on)."""
+        given = ct.create_string_buffer(data, len(data))
+        opts = TestRunOpts(
+            sz=ct.sizeof(TestRunOpts),
+            data_in=ct.cast(given, ct.c_void_p),
+            data_size_in=len(data),
+            repeat=repeat,
+            flags=TEST_XDP_LIVE_FRAMES,
+            batch_size=batch,
+        )
+        result = libbpf().bpf_prog_test_run_opts(self.fd, ct.byref(opts))
+        check(result, f"live test run of {self.name}")
 
 
 class XdpLink(Descriptor):
