@@ -12,7 +12,7 @@ nothing refers to what is not there yet or no longer there. ``references`` and
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 
@@ -24,7 +24,8 @@ class Row:
     @property
     def key(self) -> Hashable:
         """Identity within the kind: the first field, unless overridden."""
-        key: Hashable = getattr(self, fields(self)[0].name)
+        names: tuple[str, ...] = self.__slots__
+        key: Hashable = getattr(self, names[0])
         return key
 
     @property

@@ -8,12 +8,11 @@ allocation, and machines carry the same addresses.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flyebpf import collector
 from flyebpf.errors import InvalidError
 from flyebpf.model.codec import decode
 from flyebpf.model.records import (
@@ -146,7 +145,7 @@ class State:
     def load(cls, revision: int, entries: Iterable[StoredRecord]) -> State:
         """The state of a snapshot. What cannot be decoded is quarantined."""
         state = cls()
-        with _collector_paused():
+        with collector.paused():
             for entry in entries:
                 state._put(entry.kind, entry.id, entry.body)
         state.revision = revision
@@ -243,16 +242,3 @@ class State:
     def counts(self) -> Mapping[str, int]:
         """Usable records of each kind."""
         return {kind: len(table) for kind, table in self._tables.items()}
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nothing that loading makes is garbage: tracing it again and again costs
-    more than decoding it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 
 from flyebpf.model.rows import ROW_ORDER, Row
 
@@ -15,7 +15,7 @@ class Desired:
     """Rows by kind and key, each with one owner as a rule.
 
     Where several owners want one key, the one that sorts first has it; the
-    others get their turn when it lets go.
+    others get their turn when it lets go. An owner names each key once.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,19 @@ class Desired:
         """Everybody who wants a row now."""
         return list(self._owned)
 
-    def replace(self, owner: Owner, rows: Iterable[Row]) -> Iterator[RowId]:
-        """Let ``rows`` be all that ``owner`` wants; yields what changed by it."""
-        wanted = {(type(row), row.key): row for row in rows}
-        before = {(type(row), row.key): row for row in self._owned.get(owner, ())}
+    def replace(self, owner: Owner, rows: Iterable[Row]) -> list[RowId]:
+        """Let ``rows`` be all that ``owner`` wants; returns what changed by it."""
+        wanted = tuple(rows)
+        before = {(type(row), row.key): row for row in self._owned.pop(owner, ())}
+        changed: list[RowId] = []
+        for row in wanted:
+            row_id = (type(row), row.key)
+            if before.pop(row_id, None) != row and self._claim(owner, row_id, row):
+                changed.append(row_id)
+        changed += [row_id for row_id in before if self._release(owner, row_id)]
         if wanted:
-            self._owned[owner] = tuple(wanted.values())
-        else:
-            self._owned.pop(owner, None)
-        for row_id in before.keys() - wanted.keys():
-            if self._release(owner, row_id):
-                yield row_id
-        for row_id, row in wanted.items():
-            if before.get(row_id) != row and self._claim(owner, row_id, row):
-                yield row_id
+            self._owned[owner] = wanted
+        return changed
 
     def problems(self) -> list[str]:
         """Keys for which owners want different rows."""
@@ -59,9 +58,10 @@ class Desired:
         kind, key = row_id
         claims = self._contested.get(row_id)
         if claims is None:
-            holder = self._holders[kind].get(key, owner)
+            holder = self._holders[kind].setdefault(key, owner)
             if holder == owner:
-                return self._give(row_id, owner, row)
+                self.rows[kind][key] = row
+                return True
             claims = self._contested[row_id] = {holder: self.rows[kind][key]}
         claims[owner] = row
         winner = min(claims)

@@ -84,7 +84,8 @@ class Reconciler:
     def stats(self) -> Stats:
         return Stats(
             rows={kind.__name__: len(rows) for kind, rows in self._desired.rows.items()},
-            dirty=sum(len(keys) for keys in self._dirty.values()) + len(self._failures),
+            dirty=sum(len(keys) for keys in self._dirty.values())
+            + sum(key not in self._dirty[kind] for kind, key in self._failures),
             failures=len(self._failures),
             drift_repaired=self._drift_repaired,
             last_sync_seconds=self._last_sync,
@@ -105,8 +106,11 @@ class Reconciler:
             if type(row) not in self._drivers:
                 raise ValueError(f"no driver for {type(row).__name__}")
         for row_id in self._desired.replace(owner, rows):
-            self._retries.forget(row_id)
-            self._mark(row_id)
+            kind, key = row_id
+            self._dirty[kind][key] = None
+            if row_id in self._failures:
+                del self._failures[row_id]
+                self._retries.forget(row_id)
 
     def mark_complete(self) -> None:
         """Every owner of the state has been set: deletes are allowed."""
@@ -143,6 +147,9 @@ class Reconciler:
         for kind in reversed(ROW_ORDER):
             self._put(kind, later.get(kind, ()))
             self._delete(kind, gone.get(kind, ()))
+            if not self._dirty[kind]:
+                # A dict that was large is walked at that size for ever.
+                self._dirty[kind] = {}
         self._last_sync = self._clock() - started
 
     def sync_full(self) -> None:
@@ -158,7 +165,6 @@ class Reconciler:
     def _mark(self, row_id: RowId) -> None:
         kind, key = row_id
         self._dirty[kind][key] = None
-        self._failures.pop(row_id, None)
         self._retries.cancel(row_id)
 
     def _sort(self, kind: type[Row]) -> tuple[list[Row], list[Row], list[Hashable]]:
@@ -278,8 +284,8 @@ class Reconciler:
     def _done(self, row_id: RowId) -> None:
         kind, key = row_id
         self._dirty[kind].pop(key, None)
-        self._failures.pop(row_id, None)
-        self._retries.forget(row_id)
+        if self._failures.pop(row_id, None):
+            self._retries.forget(row_id)
         if row_id in self._drifted:
             self._drifted.discard(row_id)
             self._drift_repaired += 1
@@ -303,10 +309,10 @@ class Reconciler:
                 self._done((kind, key))
                 continue
             if found is not _ABSENT:
-                applied[key] = None
+                applied[key] = _recognized(driver, before.get(key), found)
             self._differs((kind, key), was_applied=key in before)
         for key in actual.keys() - desired.keys():
-            applied[key] = before.get(key)
+            applied[key] = _recognized(driver, before.get(key), actual[key])
             self._differs((kind, key), was_applied=kind in self._known)
         self._applied[kind] = applied
         self._known.add(kind)
@@ -318,3 +324,8 @@ class Reconciler:
             self._drifted.add(row_id)
             log.warning("%s %s: changed by somebody else, repairing", kind.__name__, key)
         self._mark(row_id)
+
+
+def _recognized(driver: Driver, row: Row | None, found: object) -> Row | None:
+    """The row that was applied last, if that is what was found."""
+    return row if row is not None and driver.fingerprint(row) == found else None

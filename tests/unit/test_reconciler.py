@@ -215,6 +215,10 @@ def test_a_failed_row_stops_no_other_and_is_tried_again_later_and_later() -> Non
     assert rig.sync() == ["put SlotRow m"]
     assert rig.reconciler.failures == ()
     assert rig.reconciler.next_retry() is None
+    rig.kernel.fail(SlotRow, "m")
+    rig.reconciler.touch(SlotRow, ["m"])
+    rig.sync()
+    assert rig.reconciler.next_retry() == 0.5
 
 
 def test_a_changed_row_is_tried_at_once() -> None:
