@@ -23,6 +23,8 @@ from flyebpf.errors import ConfigError, KernelError
 from flyebpf.store.base import Put, Transaction
 from tests.fakes_backend import FakeBackend, serving
 
+MACHINE = "0123456789abcd"
+
 FLY_TOML = """
 app = "web"
 
@@ -269,8 +271,8 @@ WRONG = [
     ("POST", "/v1/apps/web/deployments", {"config": "app = = 1"}, 422, "line 1"),
     ("POST", "/v1/apps/none/deployments", {"config": FLY_TOML}, 404, "none"),
     ("POST", "/v1/config/validate", {"config": 7}, 422, "config: expected a string"),
-    ("POST", "/v1/machines/0123456789abcd/start", None, 404, "0123456789abcd"),
-    ("PATCH", "/v1/machines/0123456789abcd/metadata", {}, 422, "either 'set' or 'unset'"),
+    ("POST", f"/v1/machines/{MACHINE}/start", None, 404, "0123456789abcd"),
+    ("PATCH", f"/v1/machines/{MACHINE}/metadata", {}, 422, "either 'set' or 'unset'"),
     ("DELETE", "/v1/apps/none", None, 404, "none"),
 ]
 
