@@ -52,7 +52,7 @@ def compile_program(
         header.flush()
         try:
             return bpf(text=f'{source}\n#include "{header.name}"\n', cflags=flags)
-        except Exception as error:  # noqa: BLE001 - bcc raises bare Exception
+        except Exception as error:
             raise KernelError(f"cannot compile bpf/{spec.name}.c: {error}") from error
 
 
@@ -61,7 +61,7 @@ def load_program(bpf: Any, module: Any, spec: ProgramSpec) -> Program:
     kind, attach = (bpf.XDP, 37) if spec.type == "xdp" else (bpf.SCHED_CLS, -1)
     try:
         function = module.load_func(spec.name, kind, attach_type=attach)
-    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception
+    except Exception as error:
         raise KernelError(f"the kernel refused {spec.name}: {error}") from error
     return Program(os.dup(function.fd))
 

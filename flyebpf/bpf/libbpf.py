@@ -271,8 +271,8 @@ class Program(Descriptor):
         """
         out = ct.create_string_buffer(len(data) + TEST_RUN_ROOM)
         given = ct.create_string_buffer(data, max(len(data), 1))
-        ctx_in = ct.create_string_buffer(context, len(context)) if context else None
-        ctx_out = ct.create_string_buffer(len(context)) if context else None
+        ctx_in = ct.create_string_buffer(context, max(len(context), 1))
+        ctx_out = ct.create_string_buffer(max(len(context), 1))
         opts = TestRunOpts(
             sz=ct.sizeof(TestRunOpts),
             data_in=ct.cast(given, ct.c_void_p),
@@ -282,7 +282,7 @@ class Program(Descriptor):
             repeat=repeat,
             flags=flags,
         )
-        if ctx_in is not None:
+        if context:
             opts.ctx_in = ct.cast(ctx_in, ct.c_void_p)
             opts.ctx_out = ct.cast(ctx_out, ct.c_void_p)
             opts.ctx_size_in = opts.ctx_size_out = len(context)
@@ -290,7 +290,7 @@ class Program(Descriptor):
             libbpf().bpf_prog_test_run_opts(self.fd, ct.byref(opts)),
             f"test run of {self.name} with {len(data)} bytes",
         )
-        seen = ctx_out.raw if ctx_out is not None else b""
+        seen = ctx_out.raw if context else b""
         return TestRun(opts.retval, out.raw[: opts.data_size_out], opts.duration, seen)
 
     def test_run_live(self, data: bytes, repeat: int, batch: int = 64) -> None:

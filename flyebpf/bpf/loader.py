@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,7 +198,7 @@ def compile_aside(root: Path, folder: Path, specs: tuple[MapSpec, ...]) -> None:
         raise
 
 
-def run_compiler(job: dict[str, object]) -> dict[str, object]:
+def run_compiler(job: Mapping[str, object]) -> dict[str, object]:
     """Run the compiler process; its error text is the message of ours."""
     try:
         result = subprocess.run(

@@ -12,12 +12,17 @@ import ctypes as ct
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from flyebpf.bpf import layout
 from flyebpf.config import DataplaneConfig
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX
 
 BPF_F_NO_PREALLOC = 1
+
+
+CType = type[Any]
+"""A ctypes integer, array or structure."""
 
 
 class MapType(IntEnum):
@@ -29,11 +34,6 @@ class MapType(IntEnum):
     LRU_HASH = 9
     LPM_TRIE = 11
 
-    @property
-    def bcc_name(self) -> str:
-        """The table type in bcc's ``BPF_TABLE``."""
-        return self.name.lower()
-
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
@@ -41,8 +41,8 @@ class MapSpec:
 
     name: str
     type: MapType
-    key: type
-    value: type
+    key: CType
+    value: CType
     max_entries: int
     flags: int = 0
 
@@ -65,7 +65,7 @@ class MapSpec:
         return f"{self.name}-{self.digest}"
 
 
-def describe(ctype: type) -> str:
+def describe(ctype: CType) -> str:
     """A ctypes type's layout as text: names, offsets and sizes."""
     fields = getattr(ctype, "_fields_", None)
     if fields is None:
