@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -57,7 +58,7 @@ class Call:
 async def read_body(request: Request) -> bytes:
     """The body, or TooLargeError as soon as it is known to be too long."""
     declared = request.headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdigit():
+    if not re.fullmatch("[0-9]{1,18}", declared):
         raise BadRequestError(f"Content-Length {declared[:40]!r} is not a number")
     if int(declared) > MAX_BODY:
         raise _too_large()
@@ -78,9 +79,14 @@ def _too_large() -> TooLargeError:
 def parse_json(body: bytes) -> object:
     """The JSON value in ``body``; strict about what JSON leaves open."""
     try:
-        return json.loads(
+        value = json.loads(
             body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
+        if b"\\u" in body:  # half of a surrogate pair is no character and cannot be stored
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise BadRequestError("the request body has half of a surrogate pair") from error
     except UnicodeDecodeError as error:
         raise BadRequestError(
             f"the request body is not UTF-8 (byte {error.start})", "Send JSON in UTF-8."
@@ -134,7 +140,7 @@ def check_query(request: Request, known: Mapping[str, Schema]) -> dict[str, str]
             raise InvalidError(f"unknown query parameter {name[:80]!r}", remedy)
         if name in result:
             raise InvalidError(f"query parameter {name!r} is given twice")
-        if known[name]["type"] == "integer" and not (value.isascii() and value.isdigit()):
+        if known[name]["type"] == "integer" and not re.fullmatch("[0-9]{1,18}", value):
             raise InvalidError(f"query parameter {name}: {value[:80]!r} is not a number")
         result[name] = value
     return result

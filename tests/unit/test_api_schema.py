@@ -84,6 +84,10 @@ def test_an_unknown_field_gets_a_suggestion() -> None:
     assert "Did you mean 'count'?" in caught.value.remedy
 
 
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert parse_json(b'["\\ud83d\\ude00", "\\u00e9"]') == ["\U0001f600", "\u00e9"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -92,6 +96,8 @@ def test_an_unknown_field_gets_a_suggestion() -> None:
         (b"\xff{}", "is not UTF-8 (byte 0)"),
         (b'{"a": 1, "a": 2}', "has the field 'a' twice"),
         (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": ["\\ud800"]}', "half of a surrogate pair"),
+        (b'{"\\udfff": 1}', "half of a surrogate pair"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
     ],
