@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from flyebpf.config import ApiConfig
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
 
-DEFAULT_SOCKET = "/run/flyebpf/api.sock"
+DEFAULT_SOCKET = ApiConfig().socket
 DEFAULT_TIMEOUT = 30.0
 """Seconds for one answer."""
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import click
 
 from flyebpf.cli.lazy import Lazy, LazyGroup
+from flyebpf.config import ApiConfig
 from flyebpf.errors import FlyebpfError
-
-DEFAULT_SOCKET = "/run/flyebpf/api.sock"
 
 COMMANDS = {
     "status": Lazy("flyebpf.cli.status:status", "Show how this host is, and what is wrong."),
@@ -38,7 +37,7 @@ COMMANDS = {
 @click.option(
     "--socket",
     envvar="FLYEBPF_SOCKET",
-    default=DEFAULT_SOCKET,
+    default=ApiConfig().socket,
     show_default=True,
     metavar="PATH",
     help="The daemon's unix socket (or FLYEBPF_SOCKET).",

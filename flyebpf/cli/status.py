@@ -94,7 +94,11 @@ def print_status(report: Status) -> None:
     programs = report["programs"]
     found = "adopted" if programs["adopted"] else "newly loaded"
     uplinks = [f"{up['interface']} ({up['mode'] or 'not attached'})" for up in report["uplinks"]]
-    rows = ", ".join(f"{count} {name}" for name, count in report["rows"].items() if count)
+    rows = ", ".join(
+        f"{name.removesuffix('Row').lower()} {count}"
+        for name, count in report["rows"].items()
+        if count
+    )
     counts = ", ".join(f"{name} {count}" for name, count in report["counts"].items() if count)
     output.print_details(
         {

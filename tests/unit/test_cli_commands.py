@@ -232,7 +232,14 @@ def test_config_validate_needs_no_daemon(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 def test_status(cli: Cli) -> None:
     text = cli.ok("status")
-    for shown in ("h1 (region ams)", "ok", "3m 20s", "eth0 (native)", "3f2a90c1 (adopted)"):
+    for shown in (
+        "h1 (region ams)",
+        "ok",
+        "3m 20s",
+        "eth0 (native)",
+        "3f2a90c1 (adopted)",
+        "service 2",
+    ):
         assert shown in text
     assert cli.json("status")["state"] == "ok"
 
