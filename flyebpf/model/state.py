@@ -99,6 +99,9 @@ class Index:
             return []
         return sorted(have) if isinstance(have, set) else [have]
 
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
     def only(self, word: object, id: str) -> bool:
         """Whether ``id`` is the only one of ``word``."""
         return self._ids.get(word) == id
@@ -111,11 +114,13 @@ class State:
     """Every record of the store at ``revision``, decoded.
 
     ``quarantined``: (kind, id) to why that record cannot be used; to all
-    lookups it does not exist. Not thread safe.
+    lookups it does not exist. ``version`` is another number after every
+    change. Not thread safe.
     """
 
     def __init__(self) -> None:
         self.revision = 0
+        self.version = 0
         self.orgs: dict[str, Organization] = {}
         self.networks: dict[str, Network] = {}
         self.apps: dict[str, App] = {}
@@ -161,6 +166,7 @@ class State:
         if change.revision < self.revision:
             return Update(kind, ident, before, before)
         self.revision = change.revision
+        self.version += 1
         self._drop(kind, ident)
         if change.body is None:
             return Update(kind, ident, before, None)
@@ -186,6 +192,9 @@ class State:
         """The machines that claim a private IPv4: one, if all is well."""
         return [self.machines[ident] for ident in self._machines_by_ip[address]]
 
+    def has_addresses(self, app: str) -> bool:
+        return app in self._addresses_by_app
+
     def is_undisputed(self, machine: Machine) -> bool:
         """Whether nobody else claims the machine's interface or addresses."""
         return (
@@ -198,12 +207,11 @@ class State:
         """The app's addresses of every kind, by text."""
         return [self.addresses[ident] for ident in self._addresses_by_app[app]]
 
-    def app_names(self) -> set[str]:
-        """Apps, and names that addresses, deployments or machines give as one."""
-        names = set(self.apps) | set(self.deployments)
-        for index in (self._addresses_by_app, self._machines_by_app):
-            names.update(str(word) for word in index.words())
-        return names
+    def app_names(self) -> list[str]:
+        """Apps, then names that addresses, deployments or machines give as one."""
+        indexes = (self._addresses_by_app, self._machines_by_app)
+        named = (str(word) for index in indexes for word in index.words())
+        return list(dict.fromkeys((*self.apps, *self.deployments, *named)))
 
     def _put(self, kind: str, id: str, body: dict[str, Any]) -> AnyRecord | None:
         if kind in BOOKKEEPING:

@@ -9,11 +9,11 @@ from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.rows import InterfaceRow, ReplyRow, SlotRow
 from flyebpf.model.state import State
 from flyebpf.plan.prefixes import parse_ipv4
-from flyebpf.plan.services import Exposure, Routes, routes
+from flyebpf.plan.services import Exposure, Router, Routes
 from flyebpf.plan.site import Plan, Site
 
 
-def plan_machine(site: Site, state: State, ident: str) -> Plan:
+def plan_machine(site: Site, state: State, router: Router, ident: str) -> Plan:
     """The rows of owner ``("machine", id)``.
 
     A machine of this host that cannot be planned gets no slot, so nothing
@@ -33,8 +33,8 @@ def plan_machine(site: Site, state: State, ident: str) -> Plan:
     addresses = (machine.private_ip, machine.services_ip)
     plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live))
     plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, addresses))
-    found = routes(site, state, machine.app, [])
-    if found is not None and found.vips:
+    found = router.routes(state, machine.app)
+    if found.vips:
         plan.rows += _replies(found, machine)
     return plan
 

@@ -16,6 +16,7 @@ from flyebpf.model.state import State, Update
 from flyebpf.plan.apps import plan_app
 from flyebpf.plan.host import plan_host
 from flyebpf.plan.machines import plan_machine
+from flyebpf.plan.services import Router
 from flyebpf.plan.site import Owner, Plan, Site
 
 HOST: Owner = ("host",)
@@ -30,13 +31,16 @@ class Planner:
 
     def __init__(self, config: DaemonConfig) -> None:
         self._site = Site.of(config)
+        self._router = Router(self._site)
         self.problems: dict[Owner, list[str]] = {}
 
-    def all_owners(self, state: State) -> set[Owner]:
-        """Everybody who may have rows."""
-        owners: set[Owner] = {HOST}
-        owners.update(("app", name) for name in state.app_names())
-        owners.update(_machines(state.machines_on(self._site.config.host)))
+    def all_owners(self, state: State) -> list[Owner]:
+        """Everybody who may have rows; apps with their machines, which is the
+        cheapest order to plan them in."""
+        owners: list[Owner] = [HOST]
+        for app in state.app_names():
+            owners.append(("app", app))
+            owners += self._machines(state.machines_of(app))
         return owners
 
     def owners(self, update: Update, state: State) -> set[Owner]:
@@ -63,22 +67,25 @@ class Planner:
 
     def _plan(self, state: State, owner: Owner) -> Plan:
         match owner:
+            case ("machine", ident):
+                return plan_machine(self._site, state, self._router, ident)
+            case ("app", name):
+                return plan_app(self._site, state, self._router.routes(state, name))
             case ("host",):
                 return plan_host(self._site, state)
-            case ("app", name):
-                return plan_app(self._site, state, name)
-            case ("machine", ident):
-                return plan_machine(self._site, state, ident)
         raise ValueError(f"no such owner: {owner}")
+
+    def _machines(self, machines: Iterable[Machine]) -> list[Owner]:
+        """Those of this host."""
+        here = self._site.config.host
+        return [("machine", machine.id) for machine in machines if machine.host == here]
 
     def _touched(self, record: AnyRecord, state: State) -> set[Owner]:
         match record:
             case Cluster():
                 return {HOST}
             case App(name=app) | Deployment(app=app) | Address(app=app):
-                here = self._site.config.host
-                machines = [m for m in state.machines_of(app) if m.host == here]
-                return {("app", app), *_machines(machines)}
+                return {("app", app), *self._machines(state.machines_of(app))}
             case Machine():
                 return self._touched_by_machine(record, state)
         return set()
@@ -97,12 +104,7 @@ class Planner:
         }
         rivals[machine.id] = machine
         owners: set[Owner] = {("app", rival.app) for rival in rivals.values()}
-        here = self._site.config.host
-        return owners | set(_machines(m for m in rivals.values() if m.host == here))
-
-
-def _machines(machines: Iterable[Machine]) -> list[Owner]:
-    return [("machine", machine.id) for machine in machines]
+        return owners.union(self._machines(rivals.values()))
 
 
 def _same_seed(before: AnyRecord | None, after: AnyRecord | None) -> bool:

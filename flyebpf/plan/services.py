@@ -98,7 +98,7 @@ def vips(site: Site, state: State, app: str, problems: list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """What an app exposes, planned once for services and for replies.
+    """What an app exposes, for its services as for its machines' replies.
 
     ``ways``: how many (VIP, external port) lead to each (group, protocol
     number, internal port).
@@ -108,21 +108,45 @@ class Routes:
     vips: list[str]
     exposures: list[Exposure]
     ways: dict[tuple[str, int, int], int]
+    problems: list[str]
 
     def needs_reverse(self, exposure: Exposure) -> bool:
         """Whether a machine cannot tell from (protocol, internal port) alone
         which address and port a client has used."""
-        return any(
-            self.ways[group, exposure.proto, exposure.internal_port] > 1
-            for group in exposure.groups
-        )
+        proto, port = exposure.proto, exposure.internal_port
+        return any(self.ways[group, proto, port] > 1 for group in exposure.groups)
 
 
-def routes(site: Site, state: State, app: str, problems: list[str]) -> Routes | None:
-    """None where there is nothing to route: the app is gone or unreadable."""
-    if app not in state.apps:
-        return None
+class Router:
+    """Plans the routes of apps. The last one is kept: its app's machines are
+    planned next as a rule, and all of them need it."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._last: tuple[State, int, str, Routes] | None = None
+
+    def routes(self, state: State, app: str) -> Routes:
+        """Nothing is exposed where the app is gone or unreadable."""
+        if self._last is not None:
+            of, version, name, found = self._last
+            if name == app and version == state.version and of is state:
+                return found
+        found = routes(self._site, state, app)
+        self._last = (state, state.version, app, found)
+        return found
+
+
+def routes(site: Site, state: State, app: str) -> Routes:
+    """The routes of an app, planned anew."""
+    problems: list[str] = []
     deployment = state.deployments.get(app)
+    if app not in state.apps:
+        if deployment is not None or state.has_addresses(app):
+            problems.append(
+                f"app {app} is missing or unreadable, so its addresses lead nowhere: "
+                f"create it again, or release its addresses"
+            )
+        return Routes(app, [], [], {}, problems)
     addresses = vips(site, state, app, problems)
     exposed = exposures(deployment, problems) if deployment else []
     ways: dict[tuple[str, int, int], int] = {}
@@ -131,7 +155,7 @@ def routes(site: Site, state: State, app: str, problems: list[str]) -> Routes | 
         for group in exposure.groups:
             key = (group, exposure.proto, exposure.internal_port)
             ways[key] = ways.get(key, 0) + count
-    return Routes(app, addresses, exposed, ways)
+    return Routes(app, addresses, exposed, ways, problems)
 
 
 def _groups(deployment: Deployment, service: Service) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def test_load_finds_everything_again() -> None:
     assert loaded.machines_with_ip(two.services_ip) == [two]
     assert loaded.addresses_of("web") == [address()]
     assert loaded.deployments["web"] == deployment(service(80))
-    assert loaded.app_names() == {"web", "db"}
+    assert sorted(loaded.app_names()) == ["db", "web"]
     assert loaded.counts()["machine"] == 3
 
 
