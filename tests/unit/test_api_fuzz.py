@@ -16,8 +16,8 @@ from flyebpf.api.components import COMPONENTS
 from flyebpf.api.routes import ROUTES
 from flyebpf.api.schema import REF_PREFIX, Schema
 from flyebpf.api.table import Route
+from tests.api import FLY_TOML, MACHINE, Api, machine_body
 from tests.fakes_backend import serving
-from tests.unit.test_api_app import FLY_TOML, MACHINE, Api, machine_body
 
 ACCEPTED = {200, 201, 400, 404, 405, 409, 410, 413, 422}
 
