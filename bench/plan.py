@@ -21,6 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from bench.table import Table
+from flyebpf import collector
 from flyebpf.config import PoolsConfig
 from flyebpf.model.codec import encode
 from flyebpf.model.records import AnyRecord, App, MachineState
@@ -63,8 +64,9 @@ class Daemon:
         self.reconciler = Reconciler([kernel])
 
     def plan(self) -> None:
-        for owner in self.planner.all_owners(self.state):
-            self.reconciler.set_desired(owner, self.planner.rows(self.state, owner))
+        with collector.paused():
+            for owner in self.planner.all_owners(self.state):
+                self.reconciler.set_desired(owner, self.planner.rows(self.state, owner))
         self.reconciler.mark_complete()
 
     def change(self, record: AnyRecord) -> None:

@@ -7,7 +7,7 @@ a change touches gives what planning everything would.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from flyebpf.config import DaemonConfig
 from flyebpf.model.records import Address, AnyRecord, App, Cluster, Deployment, Machine
@@ -34,14 +34,14 @@ class Planner:
         self._router = Router(self._site)
         self.problems: dict[Owner, list[str]] = {}
 
-    def all_owners(self, state: State) -> list[Owner]:
+    def all_owners(self, state: State) -> Set[Owner]:
         """Everybody who may have rows; apps with their machines, which is the
         cheapest order to plan them in."""
-        owners: list[Owner] = [HOST]
+        owners: dict[Owner, None] = {HOST: None}
         for app in state.app_names():
-            owners.append(("app", app))
-            owners += self._machines(state.machines_of(app))
-        return owners
+            owners["app", app] = None
+            owners.update(dict.fromkeys(self._machines(state.machines_of(app))))
+        return owners.keys()
 
     def owners(self, update: Update, state: State) -> set[Owner]:
         """Whose rows ``update`` may have changed; ``state`` is as it is after it."""
