@@ -50,7 +50,7 @@ HOMES = {
     "starlette": ["flyebpf.api.*"],
     "uvicorn": ["flyebpf.api.server"],
     "click": ["flyebpf.cli.*", "flyebpf.lab.*"],
-    "prometheus_client": ["flyebpf.metrics", "flyebpf.daemon"],
+    "prometheus_client": ["flyebpf.metrics", "flyebpf.daemon", "flyebpf.daemon.*"],
 }
 
 
