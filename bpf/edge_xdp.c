@@ -108,7 +108,7 @@ int edge_xdp(struct xdp_md *ctx)
 	if (!frame_has_ipv4(&frame))
 		return XDP_PASS;
 	s = get_settings();
-	if (!s)
+	if (!s || !s->flow_buckets) /* not written yet: nothing is ours */
 		return XDP_PASS;
 	vip_index = pool_index(s, bpf_ntohl(frame.ip->daddr));
 	if (vip_index == NOT_IN_POOLS) {
