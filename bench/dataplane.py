@@ -69,10 +69,10 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
     slot.mac[:] = bytes.fromhex(MAC.replace(":", ""))
     put(maps["slots"], 3, slot)
     maps["vm_slots"].update((1).to_bytes(4, "little"), (3).to_bytes(4, "little"))
-    for id, port, internal, proto in ((1, 80, 8080, 6), (2, 53, 5353, 17)):
-        service = layout.Service(id=id, table=1, internal_port=internal)
+    for ident, port, internal, proto in ((1, 80, 8080, 6), (2, 53, 5353, 17)):
+        service = layout.Service(id=ident, table=1, internal_port=internal)
         maps["services"].update(bytes(layout.ServiceKey(10, port, proto, 0)), bytes(service))
-        reply = layout.Reply(rig.addr(VIP), id, port, layout.REPLY_UNIQUE)
+        reply = layout.Reply(rig.addr(VIP), ident, port, layout.REPLY_UNIQUE)
         maps["replies"].update(bytes(layout.ReplyKey(3, internal, proto, 0)), bytes(reply))
 
 

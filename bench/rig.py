@@ -20,6 +20,7 @@ from typing import Any
 
 from flyebpf.bpf import compiler, layout, loader
 from flyebpf.bpf.libbpf import Program
+from flyebpf.bpf.maps import map_specs
 from flyebpf.bpf.source import ProgramSpec
 from flyebpf.config import DaemonConfig, DataplaneConfig
 
@@ -128,8 +129,6 @@ def floors() -> dict[str, tuple[Program, Any]]:
 
 def _dummy_fds() -> dict[str, int]:
     """floor.c includes headers that name the real maps but uses none."""
-    from flyebpf.bpf.maps import map_specs
-
     return {spec.name: 0 for spec in map_specs(DataplaneConfig())}
 
 
