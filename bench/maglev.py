@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maglev tables: build time, balance, and disruption.
 
-``python -m bench.maglev [--json FILE]``. *Disruption* is the share of entries
+``python -m bench.maglev [--json]``. *Disruption* is the share of entries
 that change their backend although it was neither removed nor is the new one.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import Counter
 
-from bench.table import Table
+from bench.rig import report
 from flyebpf.plan import maglev
 
 SEED = 0x5EED
@@ -54,19 +53,24 @@ def removal(backends: list[str], size: int) -> float:
     return 100 * worst / size
 
 
-def main(arguments: list[str]) -> None:
-    table = Table("maglev", "backends", "entries", "build_ms", "max_over_mean", "disruption_pct")
+COLUMNS = ("backends", "entries", "build ms", "max / mean", "disruption %")
+
+
+def main() -> None:
+    rows = []
     for count in SIZES:
         backends, size = names(count), maglev.table_size(count)
-        table.add(
-            count,
-            size,
-            round(build_ms(backends, size), 2),
-            round(imbalance(backends, size), 4),
-            round(removal(backends, size), 3),
+        rows.append(
+            (
+                count,
+                size,
+                round(build_ms(backends, size), 2),
+                round(imbalance(backends, size), 4),
+                round(removal(backends, size), 3),
+            )
         )
-    table.show(arguments)
+    report("Maglev tables", COLUMNS, rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

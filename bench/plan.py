@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Planning and reconciling against drivers in memory: all of it, and one change.
 
-``python -m bench.plan [--json FILE]``. Every app has one address, one service
+``python -m bench.plan [--json]``. Every app has one address, one service
 and its share of the machines. *cold*: plan and apply to an empty kernel;
 *warm*: a new daemon plans and finds everything there. *change*: from the
 store's change to the applied rows, the median of stopping and starting
-machines, and of deploying another internal port. Times in ms, memory of the
-process in MB.
+machines, and of deploying another internal port. Times in ms; memory in MB is that
+of the whole process, the kernel in memory and the stored JSON included.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from bench.table import Table
+from bench.rig import report
 from flyebpf import collector
 from flyebpf.config import PoolsConfig
 from flyebpf.model.codec import encode
@@ -32,7 +31,7 @@ from flyebpf.store.base import Entry
 from tests.fakes import FakeDriver
 from tests.records import CLUSTER, CONFIG, address, deployment, machine, put, service
 
-SIZES = ((1, 1), (1_000, 1_000), (1, 1_000), (100_000, 100_000))
+SIZES = ((1, 1), (1_000, 1_000), (100_000, 100_000), (1, 1_000))
 CHANGES = 200
 HERE = replace(CONFIG, pools=PoolsConfig(anycast_v4=("203.0.0.0/12",)))
 
@@ -121,15 +120,24 @@ def measure(apps: int, machines: int) -> tuple[float, ...]:
             *(round(t, 3) for t in changes), round(resident_mb()))  # fmt: skip
 
 
-def main(arguments: list[str]) -> None:
-    table = Table(
-        "plan", "apps", "machines", "records", "load_ms", "plan_ms", "cold_ms", "warm_ms",
-        "machine_change_ms", "deploy_change_ms", "resident_mb",
-    )  # fmt: skip
-    for apps, machines in SIZES:
-        table.add(apps, machines, *measure(apps, machines))
-    table.show(arguments)
+COLUMNS = (
+    "apps",
+    "machines",
+    "records",
+    "load ms",
+    "plan ms",
+    "cold ms",
+    "warm ms",
+    "machine change ms",
+    "deploy change ms",
+    "resident MB",
+)
+
+
+def main() -> None:
+    rows = [(*size, *measure(*size)) for size in SIZES]
+    report("Planning and reconciling, drivers in memory", COLUMNS, rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
