@@ -29,6 +29,10 @@ class LinkTable:
             self._known[name] = self._look(name)
         return self._known[name]
 
+    def peek(self, name: str) -> Link | None:
+        """What is remembered of it; asks nobody, so any thread may call it."""
+        return self._known.get(name)
+
     def _look(self, name: str) -> Link | None:
         try:
             ifindex = socket.if_nametoindex(name)

@@ -26,6 +26,11 @@ class NetlinkDriver:
         self._interfaces = Interfaces(self._netlink, link_of, programs)
         self.uplinks = Uplinks(links, self._netlink, link_of, programs)
 
+    def hold(self, on: bool) -> None:
+        """While on, no program that guards or serves is replaced by a new one:
+        for the time in which the new programs' maps are filled."""
+        self._interfaces.hold = on
+
     def close(self) -> None:
         """Nothing that is attached is touched."""
         self._netlink.close()

@@ -23,12 +23,17 @@ ROLE = "vm_tc"
 
 
 class Interfaces:
-    """Guards the interfaces of VMs; creates none."""
+    """Guards the interfaces of VMs; creates none.
+
+    ``hold``: interfaces that an older program guards keep it, for as long as
+    the new programs' maps are not filled.
+    """
 
     def __init__(self, netlink: Netlink, link_of: LinkOf, programs: Mapping[str, Program]) -> None:
         self._netlink = netlink
         self._link_of = link_of
         self._programs = programs
+        self.hold = False
 
     def read(self) -> dict[Hashable, object]:
         """Three dumps, and one question for each interface of ours."""
@@ -79,15 +84,16 @@ class Interfaces:
 
     def _guard(self, row: InterfaceRow, link: Link) -> None:
         name, ifindex = row.interface, link.ifindex
-        was_up, _ = self._netlink.link(name, ifindex)
+        was_up, _, group = self._netlink.link(name, ifindex)
         guarded = self._netlink.filter(name, ifindex)
         if was_up and not guarded:
             log.warning(
                 "interface %s of machine %s was up before it was guarded", name, row.machine
             )
-        if guarded != filter_name(ROLE, self._programs[ROLE]):
+        if guarded != filter_name(ROLE, self._programs[ROLE]) and not (guarded and self.hold):
             self._netlink.guard(name, ifindex, self._programs[ROLE], ROLE)
-        self._netlink.set_link(name, ifindex, group=GROUP)
+        if group != GROUP:  # setting it again would be an event that ends up here
+            self._netlink.set_link(name, ifindex, group=GROUP)
         sysctl.write(sysctl.interface("ipv6", name, "disable_ipv6"), "1")
         if not was_up:
             self._netlink.set_link(name, ifindex, state="up")

@@ -70,16 +70,15 @@ class Netlink:
                 for link in self._ip.get_links()
             ]  # fmt: skip
 
-    def link(self, name: str, ifindex: int) -> tuple[bool, str]:
-        """Whether it is up, and the mode of an XDP program on it ("" none)."""
+    def link(self, name: str, ifindex: int) -> tuple[bool, str, int]:
+        """Whether it is up, the mode of an XDP program on it ("" none), group."""
         with kernel(f"read interface {name}"):
             for link in self._ip.get_links(ifindex):
                 xdp = link.get_attr("IFLA_XDP")
                 attached = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp is not None else None
-                return bool(link["flags"] & IFF_UP), XDP_MODES.get(
-                    str(attached), "other"
-                ) if attached else ""
-        return False, ""
+                mode = XDP_MODES.get(str(attached), "other") if attached else ""
+                return bool(link["flags"] & IFF_UP), mode, link.get_attr("IFLA_GROUP") or 0
+        return False, "", 0
 
     def set_link(self, name: str, ifindex: int, **what: Any) -> None:
         with kernel(f"configure interface {name}"):

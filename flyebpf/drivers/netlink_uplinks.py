@@ -62,7 +62,7 @@ class Uplinks:
                 program = xdp.program_id if xdp.ifindex == link.ifindex else 0
         except KernelError as error:
             return error.message
-        _, self.modes[name] = self._netlink.link(name, link.ifindex)
+        self.modes[name] = self._netlink.link(name, link.ifindex)[1]
         return program, self._netlink.filter(name, link.ifindex), self._forwards(name)
 
     def fingerprint(self, row: Row) -> object:
@@ -103,7 +103,7 @@ class Uplinks:
         program = self._programs["edge_xdp"]
         if not (pin.exists() and self._adopt(pin, link, program)):
             self._create(row, link, pin, program)
-        _, self.modes[row.interface] = self._netlink.link(row.interface, link.ifindex)
+        self.modes[row.interface] = self._netlink.link(row.interface, link.ifindex)[1]
 
     def _adopt(self, pin: Path, link: Link, program: Program) -> bool:
         """Go on with a pinned link, with our program in it. False: it belongs
@@ -118,7 +118,7 @@ class Uplinks:
         return False
 
     def _create(self, row: UplinkRow, link: Link, pin: Path, program: Program) -> None:
-        _, mode = self._netlink.link(row.interface, link.ifindex)
+        mode = self._netlink.link(row.interface, link.ifindex)[1]
         if mode:
             raise KernelError(
                 f"uplink {row.interface} has an XDP program of somebody else ({mode})",

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon, as the API and the metrics see it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from flyebpf.api.backend import (
+    DaemonStatus,
+    DropCounter,
+    Problem,
+    ServiceCounters,
+    Severity,
+    UplinkStatus,
+)
+from flyebpf.bpf.loader import Generation
+from flyebpf.config import DaemonConfig
+from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.mainloop import MainLoop
+from flyebpf.daemon.problems import problems
+from flyebpf.drivers.counters import Counters
+from flyebpf.errors import UnavailableError
+from flyebpf.model.reasons import Count
+from flyebpf.store.base import Store
+
+STATUS_PATIENCE = 0.5  # seconds to wait for the main thread before an older answer does
+RELOAD_PATIENCE = 60.0
+
+
+class DaemonBackend:
+    """Implements :class:`flyebpf.api.backend.Backend`; for any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        store: Store,
+        counters: Counters,
+        generation: Generation,
+        loop: MainLoop,
+        reread: Callable[[], Sequence[str]],
+    ) -> None:
+        """``reread`` reads the configuration again, in the main thread."""
+        self._engine = engine
+        self._store = store
+        self._counters = counters
+        self._generation = generation
+        self._loop = loop
+        self._reread = reread
+        self._started = time.monotonic()
+        self._status: DaemonStatus | None = None
+        self.extra_problems: Callable[[], list[Problem]] = list
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def config(self) -> DaemonConfig:
+        return self._engine.config
+
+    def status(self) -> DaemonStatus:
+        try:
+            return self._loop.call(self.look, STATUS_PATIENCE)
+        except TimeoutError:
+            return self._status or self._starting()
+
+    def look(self) -> DaemonStatus:
+        """The status now; in the main thread."""
+        engine = self._engine
+        modes = engine.netlink.uplinks.modes
+        stats = engine.reconciler.stats
+        self._status = DaemonStatus(
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._started,
+            store_revision=self._store.revision(),
+            applied_revision=engine.applied_revision,
+            pending=stats.dirty,
+            rows={kind.removesuffix("Row").lower(): n for kind, n in stats.rows.items()},
+            uplinks=[UplinkStatus(name, modes.get(name, "")) for name in self.config.uplinks],
+            programs=self._generation.hash,
+            adopted=not self._generation.compiled,
+            problems=[*problems(engine), *self.extra_problems()],
+        )
+        return self._status
+
+    def _starting(self) -> DaemonStatus:
+        """Before the main thread has time for the first answer."""
+        starting = Problem(
+            "daemon",
+            "the daemon is comparing the kernel with the store",
+            "Packets are forwarded as before; ask again in a moment.",
+            Severity.WARNING,
+        )
+        return DaemonStatus(
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._started,
+            store_revision=self._store.revision(),
+            applied_revision=self._engine.applied_revision,
+            pending=0,
+            rows={},
+            uplinks=[UplinkStatus(name, "") for name in self.config.uplinks],
+            programs=self._generation.hash,
+            adopted=not self._generation.compiled,
+            problems=[starting],
+        )
+
+    def reload(self) -> Sequence[str]:
+        try:
+            return self._loop.call(self._reread, RELOAD_PATIENCE)
+        except TimeoutError as error:
+            raise UnavailableError(
+                "the daemon is busy applying other changes", "Try again in a moment."
+            ) from error
+
+    def services(self) -> Sequence[ServiceCounters]:
+        if not self._engine.loaded:
+            return []
+        found: dict[str, ServiceCounters] = {}
+        for names in list(self._engine.services.values()):
+            for name in names:
+                index = self._engine.maps.service_id(name)
+                if index is not None and name not in found:
+                    found[name] = ServiceCounters(name, *self._counters.service(index))
+        return list(found.values())
+
+    def drops(self) -> Sequence[DropCounter]:
+        return [
+            DropCounter(reason, packets, size)
+            for reason, (packets, size) in self._counters.drops().items()
+        ]
+
+    def counts(self) -> Mapping[str, int]:
+        values = self._counters.counts()
+        return {count.name.lower(): values[count] for count in Count}
+
+    def flow_entries(self) -> int:
+        """See :meth:`flyebpf.drivers.counters.Counters.flow_entries`."""
+        return self._counters.flow_entries()

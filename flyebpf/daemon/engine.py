@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the store's changes to applied rows.
+
+All methods but the properties are for one thread. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from flyebpf import collector
+from flyebpf.config import DaemonConfig
+from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.link_table import LinkTable
+from flyebpf.drivers.netlink import NetlinkDriver
+from flyebpf.model.rows import (
+    InterfaceRow,
+    Row,
+    ServiceRow,
+    SettingsRow,
+    SlotRow,
+    TableRow,
+    UplinkRow,
+)
+from flyebpf.model.state import State
+from flyebpf.plan.planner import Planner
+from flyebpf.reconcile.base import Driver
+from flyebpf.reconcile.reconciler import Reconciler
+from flyebpf.store.base import CompactedError, Store
+
+log = logging.getLogger(__name__)
+Owner = tuple[str, ...]
+
+
+class Engine:
+    """State, planner and reconciler of one host.
+
+    ``services``: names of each owner's services, for their counters.
+    """
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        store: Store,
+        *,
+        maps: MapsDriver,
+        netlink: NetlinkDriver,
+        others: Sequence[Driver],
+        links: LinkTable,
+        programs: str,
+    ) -> None:
+        """``programs``: the digest of the programs' source."""
+        self.config = config
+        self.maps = maps
+        self.netlink = netlink
+        self.links = links
+        self.state = State()
+        self.planner = Planner(config)
+        self.reconciler = Reconciler([maps, netlink, *others])
+        self.services: dict[Owner, tuple[str, ...]] = {}
+        self.applied_revision = 0
+        self.loaded = False
+        self._store = store
+        self._programs = programs
+
+    def is_image_of(self, revision: int) -> bool:
+        """Whether the kernel holds what an earlier daemon, with this
+        configuration and these programs, made of the store's ``revision``."""
+        return self.maps.applied() == self._mark(revision)
+
+    def _mark(self, revision: int) -> int:
+        text = f"{revision} {self._programs} {self.config!r}"
+        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def load(self) -> None:
+        """Take the whole state from the store and plan everything."""
+        revision, entries = self._store.snapshot()
+        self.state = State.load(revision, entries)
+        for kind_id, error in self.state.quarantined.items():
+            log.error("record %s is left out: %s", "/".join(kind_id), error)
+        self._plan_all()
+        self.reconciler.mark_complete()
+        self.loaded = True
+
+    def _plan_all(self) -> None:
+        owners = self.planner.all_owners(self.state)
+        gone = [owner for owner in self.reconciler.owners() if owner not in owners]
+        with collector.paused():
+            self._plan(gone)
+            self._plan(owners)
+
+    def _plan(self, owners: Iterable[Owner]) -> None:
+        for owner in owners:
+            rows = self.planner.rows(self.state, owner)
+            self._learn(owner, rows)
+            self.reconciler.set_desired(owner, rows)
+
+    def _learn(self, owner: Owner, rows: Sequence[Row]) -> None:
+        names = {row.service: None for row in rows if isinstance(row, ServiceRow)}
+        if names:
+            self.services[owner] = tuple(names)
+        else:
+            self.services.pop(owner, None)
+        self.maps.learn([row for row in rows if isinstance(row, TableRow)])
+
+    def reconfigure(self, config: DaemonConfig) -> None:
+        """Plan everything anew with another configuration."""
+        self.config = config
+        self.planner = Planner(config)
+        if self.loaded:
+            self._plan_all()
+
+    def catch_up(self) -> None:
+        """Take in the store's changes since the last time, and apply them."""
+        try:
+            while changes := self._store.changes(self.state.revision):
+                owners: dict[Owner, None] = {}
+                for change in changes:
+                    update = self.state.apply(change)
+                    owners.update(dict.fromkeys(self.planner.owners(update, self.state)))
+                self._plan(owners)
+        except CompactedError:
+            log.warning("too many changes at once: reading the whole store")
+            self.load()
+        self.sync()
+
+    def sync(self) -> None:
+        """Apply what is dirty."""
+        self.reconciler.sync_dirty()
+        self._note()
+
+    def sync_full(self) -> bool:
+        """Compare everything with the kernel and repair it. True when
+        something had to be repaired: then what refers to it is looked at again
+        by another pass."""
+        self.links.forget()
+        before = self.reconciler.stats.drift_repaired
+        self.reconciler.sync_full()
+        self.maps.sweep()
+        self._note()
+        return self.reconciler.stats.drift_repaired != before
+
+    def _note(self) -> None:
+        """Tell the next daemon what the kernel holds."""
+        if self.state.revision != self.applied_revision or not self.is_image_of(
+            self.state.revision
+        ):
+            self.maps.set_applied(self._mark(self.state.revision))
+        self.applied_revision = self.state.revision
+
+    def links_changed(self, names: set[str] | None) -> None:
+        """Interfaces came, went or changed; None: unknown which."""
+        if names is None:
+            self.sync_full()
+            return
+        mine = {name for name in names if self._is_mine(name)}
+        if not mine:
+            return
+        changed = self.links.refresh(mine)
+        if changed:
+            machines = (self.state.machines_at(self.config.host, name) for name in changed)
+            self.reconciler.touch(SlotRow, [m.id for found in machines for m in found])
+        self.reconciler.touch(InterfaceRow, mine)
+        uplinks = mine.intersection(self.config.uplinks)
+        if uplinks & changed:
+            self.reconciler.touch(SettingsRow, ["settings"])
+            self.reconciler.touch(UplinkRow, uplinks)
+        self.reconciler.sync_dirty()
+
+    def _is_mine(self, name: str) -> bool:
+        return name in self.config.uplinks or bool(self.state.machines_at(self.config.host, name))
+
+    def slow_interfaces(self) -> list[str]:
+        """Interfaces of machines that take no XDP redirect."""
+        names = [machine.interface for machine in self.state.machines_on(self.config.host)]
+        links = {name: self.links.peek(name) for name in names}
+        return [name for name, link in links.items() if link is not None and not link.redirect]

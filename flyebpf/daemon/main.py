@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the daemon, in the order in which each part can fail safely, and ends
+it without touching the data plane."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from flyebpf import configfile
+from flyebpf.api.backend import Problem
+from flyebpf.api.server import ApiServer, listen
+from flyebpf.bpf import loader
+from flyebpf.bpf.maps import flow_buckets
+from flyebpf.config import DaemonConfig
+from flyebpf.daemon import logs, notify
+from flyebpf.daemon.backend import DaemonBackend
+from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.lock import StateLock
+from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
+from flyebpf.daemon.reload import merge
+from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.counters import Counters
+from flyebpf.drivers.link_table import LinkMonitor, LinkTable
+from flyebpf.drivers.netlink import NetlinkDriver
+from flyebpf.drivers.netlink_io import GROUP
+from flyebpf.drivers.nft import NftDriver
+from flyebpf.errors import FlyebpfError
+from flyebpf.metrics import MetricsServer
+from flyebpf.ops import cluster
+from flyebpf.plan import maglev
+from flyebpf.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+FULL_PASS = 60.0  # seconds between comparisons with the kernel
+REPAIR_PASS = 1.0  # seconds to the next one after something had to be repaired
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(config_path: str) -> None:
+    """Run until SIGTERM. Raises FlyebpfError where it cannot start; the data
+    plane is then as it was."""
+    config = configfile.load(config_path)
+    logs.setup(config.log)
+    with ExitStack() as stack:
+        daemon = Daemon(config_path, config, stack)
+        daemon.start()
+        daemon.serve()
+    log.info("ended; packets are forwarded as before")
+
+
+class Daemon:
+    """Everything that is opened is closed by ``stack``, in reverse."""
+
+    def __init__(self, config_path: str, config: DaemonConfig, stack: ExitStack) -> None:
+        self._path = config_path
+        self._stack = stack
+        self._begun = time.monotonic()
+        stack.callback(StateLock(config.state_dir).close)
+        self._store = SqliteStore(Path(config.state_dir) / "state.db")
+        stack.callback(self._store.close)
+        records, _ = cluster.ensure(self._store, config)
+        self._socket = listen(config.api.socket, config.api.group)
+        stack.callback(self._socket.close)
+        self._generation = loader.ensure(config, log.info)
+        stack.callback(self._generation.close)
+        self._links = LinkTable()
+        stack.callback(self._links.close)
+        self._monitor = LinkMonitor()  # from before the first look at links
+        stack.callback(self._monitor.close)
+        self._engine = self._build(config, records.seed)
+        self._loop = MainLoop()
+        stack.callback(self._loop.close)
+        self._backend = DaemonBackend(
+            self._engine,
+            store=self._store,
+            counters=Counters(self._generation.maps, flow_buckets(config.dataplane)),
+            generation=self._generation,
+            loop=self._loop,
+            reread=self.reload,
+        )
+        self._watcher = StoreWatcher(
+            self._store, lambda: self._engine.state.revision, self._loop.wake
+        )
+        self._backend.extra_problems = self._own_problems
+        self._next_full = 0.0
+
+    def _build(self, config: DaemonConfig, seed: int) -> Engine:
+        maps = MapsDriver(
+            self._generation.maps,
+            config.dataplane,
+            link_of=self._links.get,
+            build_table=partial(maglev.build, seed=seed),
+            table_size=maglev.table_size,
+        )
+        netlink = NetlinkDriver(
+            Path(config.bpffs) / "links", self._links.get, self._generation.programs
+        )
+        self._stack.callback(netlink.close)
+        return Engine(
+            config,
+            self._store,
+            maps=maps,
+            netlink=netlink,
+            others=[NftDriver(GROUP)],
+            links=self._links,
+            programs=self._generation.hash,
+        )
+
+    def start(self) -> None:
+        """Ready as soon as the kernel holds what the store says: at once when
+        an earlier daemon left it so, else after the first full pass."""
+        warm = not self._generation.new_maps and self._engine.is_image_of(self._store.revision())
+        api = ApiServer(self._backend, self._socket)
+        on_signals(
+            {
+                signal.SIGTERM: self._loop.stop,
+                signal.SIGINT: self._loop.stop,
+                signal.SIGHUP: lambda: self._loop.soon(self._reload_and_log),
+            }
+        )
+        self._stack.callback(restore_signals, SIGNALS)
+        if not warm or self._generation.compiled:
+            self._synchronize()
+        api.start()
+        self._stack.callback(api.stop)
+        self._serve_metrics()
+        how = "compiled" if self._generation.compiled else "adopted"
+        log.info(
+            "ready after %.2f s, programs %s %s",
+            time.monotonic() - self._begun,
+            self._generation.hash,
+            how,
+        )
+        notify.notify("READY=1", f"STATUS=programs {self._generation.hash} {how}")
+        if not self._engine.loaded:
+            self._synchronize()
+
+    def _serve_metrics(self) -> None:
+        config = self._engine.config
+        if config.metrics.listen:
+            server = MetricsServer(self._backend, config.metrics.listen)
+            server.start()
+            self._stack.callback(server.stop)
+
+    def _synchronize(self) -> None:
+        """The first full pass. New maps are filled before anything that is
+        attached is swapped for programs that use them."""
+        engine = self._engine
+        engine.netlink.hold(bool(self._generation.new_maps))
+        engine.load()
+        again = engine.sync_full()
+        if self._generation.new_maps:
+            engine.netlink.hold(False)
+            again = engine.sync_full()
+        self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
+        if not engine.reconciler.failures:
+            for removed in loader.collect_garbage(engine.config, self._generation):
+                log.info("unpinned %s of an older version", removed)
+
+    def serve(self) -> None:
+        """Until SIGTERM."""
+        self._loop.watch(self._monitor.fileno(), self._on_links)
+        self._stack.callback(self._watcher.stop)
+        self._watcher.start()
+        self._loop.run(self._step)
+        notify.notify("STOPPING=1")
+
+    def _on_links(self) -> None:
+        self._engine.links_changed(self._monitor.read())
+
+    def _step(self) -> float:
+        """Do what is due; seconds until the next thing is."""
+        engine = self._engine
+        try:
+            if self._store.revision() > engine.state.revision:
+                engine.catch_up()
+            wait = engine.reconciler.next_retry()
+            if wait is not None and wait <= 0:
+                engine.sync()
+                wait = engine.reconciler.next_retry()
+            if time.monotonic() >= self._next_full:
+                again = engine.sync_full()
+                self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
+        except FlyebpfError as error:  # the store is away: forward what is there
+            log.error("%s", error.message)
+            wait = 1.0
+        finally:
+            self._watcher.taken()
+        due = self._next_full - time.monotonic()
+        return due if wait is None else min(wait, due)
+
+    def _reload_and_log(self) -> None:
+        notify.reloading()
+        try:
+            for text in self.reload() or ["nothing changed"]:
+                log.info("configuration read again: %s", text)
+        except FlyebpfError as error:
+            log.error("the new configuration is not used: %s", error.message)
+        notify.notify("READY=1")
+
+    def reload(self) -> Sequence[str]:
+        """In the main thread: what changed. Raises ConfigError, and keeps the
+        old configuration, when the new one is wrong."""
+        config, texts = merge(self._engine.config, configfile.load(self._path))
+        logs.setup(config.log)
+        self._engine.reconfigure(config)
+        self._engine.sync()
+        return texts
+
+    def _own_problems(self) -> list[Problem]:
+        if not self._watcher.error:
+            return []
+        return [Problem("store", self._watcher.error, "Packets are forwarded as before.")]
