@@ -38,8 +38,8 @@ class _DecodeError(Exception):
         self.path = path
 
     def within(self, step: str) -> _DecodeError:
-        path = step + ("." + self.path if self.path else "")
-        return _DecodeError(self.message, path)
+        dot = "." if self.path and not self.path.startswith("[") else ""
+        return _DecodeError(self.message, step + dot + self.path)
 
 
 def encode(record: AnyRecord) -> Json:
@@ -69,8 +69,8 @@ def describe(kind: str, body: object) -> str:
     """The record's kind and what of its body names it, for messages."""
     if not isinstance(body, dict):
         return f"stored {kind}"
-    names = [str(body[key]) for key in _NAMING_KEYS if isinstance(body.get(key), str | int)]
-    return f"stored {kind} {quoted(names[0])}" if names else f"stored {kind}"
+    found = [body[key] for key in _NAMING_KEYS if isinstance(body.get(key), str | int)]
+    return f"stored {kind} {quoted(found[0])}" if found else f"stored {kind}"
 
 
 @cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,11 +97,11 @@ def _warnings(store: Store, deployment: Deployment, public_ips: bool) -> list[st
         )
     elif public_ips and not every(store, Address, app=app):
         warnings.append(f"app {app} has no IP address: flyebpf ips allocate-v4 -a {app}")
-    for machine in every(store, Machine, app=app):
-        if machine.group not in deployment.processes:
-            groups = ", ".join(deployment.processes)
+    groups = Counter(machine.group for machine in every(store, Machine, app=app))
+    for group, count in sorted(groups.items()):
+        if group not in deployment.processes:
             warnings.append(
-                f"machine {machine.id} gets no traffic: its process group {machine.group!r} "
-                f"is not in the deployed file, which has {groups}"
+                f"{count} machine(s) of app {app} get no traffic: their process group {group!r} "
+                f"is not in the deployed file, which has {', '.join(deployment.processes)}"
             )
     return warnings

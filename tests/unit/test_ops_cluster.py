@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flyebpf.errors import ConflictError, UnavailableError
+from flyebpf.model.records import App, Host
+from flyebpf.model.sixpn import HOST_BIT
+from flyebpf.ops import cluster, machines, orgs
+from flyebpf.ops.transact import every, find
+from flyebpf.store.sqlite import SqliteStore
+from tests.stores import config, region
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with region(tmp_path) as store:
+        yield store
+
+
+def add(store: SqliteStore, interface: str = "tap0") -> None:
+    machines.add(store, config(), "web", interface=interface, mac="02:00:00:00:00:01")
+
+
+def test_a_restart_writes_nothing(store: SqliteStore) -> None:
+    before = store.revision()
+    first = cluster.ensure(store, config())
+    assert cluster.ensure(store, config()) == first
+    assert store.revision() == before
+
+
+def test_hosts_have_numbers_of_their_own(store: SqliteStore) -> None:
+    seed = cluster.ensure(store, config())[0].seed
+    shared, second = cluster.ensure(store, config(host="h2", block="172.16.16.0/20"))
+    first = find(store, Host, "h1")
+    assert shared.seed == seed
+    assert 0 <= seed < 2**64
+    assert first.number >= HOST_BIT
+    assert second.number >= HOST_BIT
+    assert first.number != second.number
+
+
+def test_a_changed_configuration_keeps_the_number(store: SqliteStore) -> None:
+    before = find(store, Host, "h1")
+    moved = replace(config(block="172.16.32.0/20"), region="iad")
+    assert cluster.ensure(store, moved)[1] == Host("h1", before.number, "iad", "172.16.32.0/20")
+    assert len(every(store, Host)) == 1
+
+
+def test_blocks_of_hosts_do_not_overlap(store: SqliteStore) -> None:
+    with pytest.raises(ConflictError, match=r"overlaps 172\.16\.0\.0/20 of host 'h1'"):
+        cluster.ensure(store, config(host="h2", block="172.16.8.0/24"))
+    assert [host.name for host in every(store, Host)] == ["h1"]
+
+
+def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:
+    add(store)
+    with pytest.raises(ConflictError, match=r"does not contain 172\.16\.0\.2 of machine"):
+        cluster.ensure(store, config(block="172.16.32.0/20"))
+    cluster.ensure(store, config(block="172.16.0.0/24"))
+    assert find(store, Host, "h1").block == "172.16.0.0/24"
+
+
+def test_nothing_works_before_a_daemon_was_started(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "empty.db", durable=False)
+    with pytest.raises(UnavailableError, match="no cluster record"):
+        orgs.create(store, "acme")
+    store.close()
+
+
+def test_machines_need_their_host(store: SqliteStore) -> None:
+    with pytest.raises(UnavailableError, match="host 'h9' is not registered"):
+        machines.add(store, config(host="h9"), "web", interface="tap0", mac="02:00:00:00:00:01")
+    assert find(store, App, "web").org == "acme"
