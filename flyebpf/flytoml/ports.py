@@ -21,25 +21,28 @@ def ports(service: Section, protocol: str) -> list[tuple[str, Port]]:
     """Every port with its key path. A port may be a table, or in the older form
     a number or a string."""
     value = service.raw("ports")
-    found: list[tuple[str, Port | None]] = []
-    if isinstance(value, list) and any(not isinstance(item, dict) for item in value):
-        found = [_bare(service, f"ports[{index}]", item) for index, item in enumerate(value)]
-    else:
-        found = [(section.path, _port(section, protocol)) for section in service.sections("ports")]
-    if not found and (value is None or value == []):
+    if value is None or value == []:
         service.error("ports", "is missing: a service needs at least one port")
+        return []
+    items = [("ports", value)]
+    if isinstance(value, list):
+        items = [(f"ports[{index}]", item) for index, item in enumerate(value)]
+    found = [(service.at(key), _port(service, key, item, protocol)) for key, item in items]
     return [(path, port) for path, port in found if port is not None]
 
 
-def _bare(service: Section, key: str, item: object) -> tuple[str, Port | None]:
+def _port(service: Section, key: str, item: object, protocol: str) -> Port | None:
+    if isinstance(item, dict):
+        return _table(Section(item, service.at(key), service.problems), protocol)
     number = port_number(item)
-    if number is None:
-        service.error(key, f"must be a table or a port from 1 to 65535, not {quoted(item)}")
-        return key, None
-    return service.at(key), Port(number, number)
+    if number is not None and key != "ports":
+        return Port(number, number)
+    what = "an array of tables" if key == "ports" else "a table or a port from 1 to 65535"
+    service.error(key, f"must be {what}, not {quoted(item)}")
+    return None
 
 
-def _port(section: Section, protocol: str) -> Port | None:
+def _table(section: Section, protocol: str) -> Port | None:
     numbers = _numbers(section)
     handlers = section.choices("handlers", HANDLERS) or ()
     _check_contradictions(section, handlers)
