@@ -34,15 +34,22 @@ inline void csum_apply(__u16 *check, __u64 delta)
 	*check = csum_fold((__u16)~*check + delta);
 }
 
+/* ffff instead of 0: the same number to who verifies it, except over data that
+ * is all zeros, where only ffff is right (RFC 1624, section 3). */
+inline void csum_apply_nonzero(__u16 *check, __u64 delta)
+{
+	csum_apply(check, delta);
+	if (*check == 0)
+		*check = 0xffff;
+}
+
 /* UDP: 0 means that there is no checksum (RFC 768), so it is never made of
  * one that is there, nor there of one that is not. */
 inline void csum_apply_udp(__u16 *check, __u64 delta)
 {
 	if (*check == 0)
 		return;
-	csum_apply(check, delta);
-	if (*check == 0)
-		*check = 0xffff;
+	csum_apply_nonzero(check, delta);
 }
 
 #endif

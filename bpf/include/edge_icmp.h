@@ -24,8 +24,9 @@ inline void echo_answer(struct frame *frame, struct icmphdr *icmp)
 	csum_apply(&ip->check, csum_delta2(bpf_htons(ip->ttl << 8),
 					   bpf_htons(ECHO_TTL << 8)));
 	ip->ttl = ECHO_TTL;
-	csum_apply(&icmp->checksum, csum_delta2(bpf_htons(ICMP_ECHO << 8),
-						bpf_htons(ICMP_ECHOREPLY << 8)));
+	csum_apply_nonzero(&icmp->checksum,
+			   csum_delta2(bpf_htons(ICMP_ECHO << 8),
+				       bpf_htons(ICMP_ECHOREPLY << 8)));
 	icmp->type = ICMP_ECHOREPLY;
 }
 

@@ -80,8 +80,9 @@ inline int hairpin_echo(struct vm *vm, __u32 vip_index)
 		return vm_drop(vm, DROP_BAD_L4_HEADER);
 	if (icmp.type != ICMP_ECHO || icmp.code)
 		return vm_drop(vm, DROP_ICMP_TYPE);
-	csum_apply(&icmp.checksum, csum_delta2(bpf_htons(ICMP_ECHO << 8),
-					       bpf_htons(ICMP_ECHOREPLY << 8)));
+	csum_apply_nonzero(&icmp.checksum,
+			   csum_delta2(bpf_htons(ICMP_ECHO << 8),
+				       bpf_htons(ICMP_ECHOREPLY << 8)));
 	icmp.type = ICMP_ECHOREPLY;
 	vm_set_macs(vm, vm->slot->mac, vm->slot->host_mac);
 	vm->h.ip.saddr = vm->h.ip.daddr;
