@@ -29,12 +29,10 @@ from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import ROW_ORDER, Row
 from flyebpf.reconcile.base import Driver, Failure
 from flyebpf.reconcile.desired import Desired, Owner, RowId
-from flyebpf.reconcile.retries import Retries
+from flyebpf.reconcile.ledger import Ledger
 from flyebpf.reconcile.stats import Stats
 
 log = logging.getLogger(__name__)
-
-_ABSENT = object()
 
 
 class Reconciler:
@@ -55,16 +53,9 @@ class Reconciler:
                 self._drivers[kind] = driver
         self._clock = clock
         self._desired = Desired()
-        # What is in the kernel as far as is known: None where the row is not.
-        self._applied: dict[type[Row], dict[Hashable, Row | None]] = {k: {} for k in ROW_ORDER}
-        self._dirty: dict[type[Row], dict[Hashable, None]] = {kind: {} for kind in ROW_ORDER}
-        self._failures: dict[RowId, Failure] = {}
+        self._ledger = Ledger(clock)
         self._unreadable: dict[type[Row], str] = {}
-        self._retries = Retries()
-        self._known: set[type[Row]] = set()
         self._waiting: set[RowId] = set()  # deletes held back in this pass
-        self._drifted: set[RowId] = set()
-        self._drift_repaired = 0
         self._complete = False
         self._last_sync = 0.0
         self._last_full = 0.0
@@ -72,7 +63,7 @@ class Reconciler:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Rows that could not be applied at their last attempt."""
-        return tuple(self._failures.values())
+        return tuple(self._ledger.failures.values())
 
     @property
     def problems(self) -> list[str]:
@@ -84,10 +75,9 @@ class Reconciler:
     def stats(self) -> Stats:
         return Stats(
             rows={kind.__name__: len(rows) for kind, rows in self._desired.rows.items()},
-            dirty=sum(len(keys) for keys in self._dirty.values())
-            + sum(key not in self._dirty[kind] for kind, key in self._failures),
-            failures=len(self._failures),
-            drift_repaired=self._drift_repaired,
+            dirty=self._ledger.count(),
+            failures=len(self._ledger.failures),
+            drift_repaired=self._ledger.drift_repaired,
             last_sync_seconds=self._last_sync,
             last_full_seconds=self._last_full,
             complete=self._complete,
@@ -106,11 +96,7 @@ class Reconciler:
             if type(row) not in self._drivers:
                 raise ValueError(f"no driver for {type(row).__name__}")
         for row_id in self._desired.replace(owner, rows):
-            kind, key = row_id
-            self._dirty[kind][key] = None
-            if row_id in self._failures:
-                del self._failures[row_id]
-                self._retries.forget(row_id)
+            self._ledger.change(row_id)
 
     def mark_complete(self) -> None:
         """Every owner of the state has been set: deletes are allowed."""
@@ -120,36 +106,34 @@ class Reconciler:
         """Apply these rows anew: the world around them has changed."""
         for key in keys:
             if key in self._desired.rows[kind]:
-                self._mark((kind, key))
+                self._ledger.retry((kind, key))
 
     def retry_failed(self) -> None:
         """Try every failed row at the next pass, permanent failures too."""
-        for row_id in list(self._failures):
-            self._mark(row_id)
+        for row_id in list(self._ledger.failures):
+            self._ledger.retry(row_id)
 
     def next_retry(self) -> float | None:
         """Seconds until a failed row is due; None when none waits."""
-        due = self._retries.next_due()
+        due = self._ledger.retries.next_due()
         return None if due is None else max(due - self._clock(), 0.0)
 
     def sync_dirty(self) -> None:
         """Apply what changed, and the failed rows whose time has come."""
         started = self._clock()
-        for row_id in self._retries.take_due(started):
-            self._mark(row_id)
+        for row_id in self._ledger.retries.take_due(started):
+            self._ledger.retry(row_id)
         later: dict[type[Row], list[Row]] = {}
         gone: dict[type[Row], list[Hashable]] = {}
         for kind in ROW_ORDER:
-            if self._dirty[kind]:
+            if self._ledger.dirty[kind]:
                 now, later[kind], gone[kind] = self._sort(kind)
                 self._put(kind, self._evict(kind, now))
         self._waiting.clear()
         for kind in reversed(ROW_ORDER):
             self._put(kind, later.get(kind, ()))
             self._delete(kind, gone.get(kind, ()))
-            if not self._dirty[kind]:
-                # A dict that was large is walked at that size for ever.
-                self._dirty[kind] = {}
+            self._ledger.tidy(kind)
         self._last_sync = self._clock() - started
 
     def sync_full(self) -> None:
@@ -162,18 +146,13 @@ class Reconciler:
         self.sync_dirty()
         self._last_sync = self._last_full = self._clock() - started
 
-    def _mark(self, row_id: RowId) -> None:
-        kind, key = row_id
-        self._dirty[kind][key] = None
-        self._retries.cancel(row_id)
-
     def _sort(self, kind: type[Row]) -> tuple[list[Row], list[Row], list[Hashable]]:
         """The dirty rows of a kind: puts now, puts that withdraw, deletes."""
         now: list[Row] = []
         later: list[Row] = []
         gone: list[Hashable] = []
-        desired, applied = self._desired.rows[kind], self._applied[kind]
-        for key in self._dirty[kind]:
+        desired, applied = self._desired.rows[kind], self._ledger.applied[kind]
+        for key in self._ledger.dirty[kind]:
             row = desired.get(key)
             if row is None:
                 gone.append(key)
@@ -187,8 +166,8 @@ class Reconciler:
         """Withdraw rows that have what ``rows`` are to have alone. All of them
         are dirty, as only one row may want such a thing. Returns the rows that
         may be applied now; the others fail with those that would not go."""
-        applied = self._applied[kind]
-        known = [(key, old) for key in self._dirty[kind] if (old := applied.get(key))]
+        applied = self._ledger.applied[kind]
+        known = [(key, old) for key in self._ledger.dirty[kind] if (old := applied.get(key))]
         if not known:
             return rows
         takers = {thing: row for row in rows for thing in row.exclusive}
@@ -199,58 +178,47 @@ class Reconciler:
                 losers[key] = taken
         blocked = {row.key for key in self._withdraw(kind, losers) for row in losers[key]}
         for key in blocked:
-            self._fail((kind, key), Failure(kind, key, "what it replaces could not be withdrawn"))
+            self._ledger.fail(
+                (kind, key), Failure(kind, key, "what it replaces could not be withdrawn")
+            )
         return [row for row in rows if row.key not in blocked]
 
     def _put(self, kind: type[Row], rows: Sequence[Row]) -> None:
         failed = self._apply(kind, rows, ()) if rows else {}
-        applied = self._applied[kind]
+        applied = self._ledger.applied[kind]
         for row in rows:
             key = row.key
             if key in failed:
                 # Nothing of it may be there, or some: it has to be deleted once.
                 applied.setdefault(key, row)
-                self._fail((kind, key), failed[key])
+                self._ledger.fail((kind, key), failed[key])
             else:
                 applied[key] = row
-                self._done((kind, key))
+                self._ledger.done((kind, key))
 
     def _delete(self, kind: type[Row], keys: Sequence[Hashable]) -> None:
         if not keys or not self._complete:
             return
-        applied = self._applied[kind]
-        present = [key for key in keys if key in applied or kind not in self._known]
+        applied = self._ledger.applied[kind]
+        present = [key for key in keys if self._ledger.may_exist(kind, key)]
         for key in set(keys).difference(present):
-            self._done((kind, key))
-        held = self._held(kind, present)
+            self._ledger.done((kind, key))
+        held = self._ledger.held(kind, present, self._waiting)
         self._waiting.update((kind, key) for key in held)
         self._withdraw(kind, held)
         free = [key for key in present if key not in held]
         failed = self._apply(kind, (), free) if free else {}
         for key in free:
             if key in failed:
-                self._fail((kind, key), failed[key])
+                self._ledger.fail((kind, key), failed[key])
             else:
                 applied.pop(key, None)
-                self._done((kind, key))
-
-    def _held(self, kind: type[Row], keys: Sequence[Hashable]) -> set[Hashable]:
-        """Which of ``keys`` a row that failed, or waits, may still refer to."""
-        held: set[Hashable] = set()
-        for other, other_key in (*self._failures, *self._waiting):
-            if kind not in other.refers_to:
-                continue
-            row = self._applied[other].get(other_key, _ABSENT)
-            if row is None:
-                return set(keys)
-            if isinstance(row, Row):
-                held.update(key for of, key in row.references if of is kind)
-        return held.intersection(keys)
+                self._ledger.done((kind, key))
 
     def _withdraw(self, kind: type[Row], keys: Iterable[Hashable]) -> set[Hashable]:
         """Make applied rows harmless, if their kind can be; they stay dirty.
         Returns the keys of those that the driver could not withdraw."""
-        applied = self._applied[kind]
+        applied = self._ledger.applied[kind]
         rows = {}
         for key in keys:
             old = applied.get(key)
@@ -273,59 +241,11 @@ class Reconciler:
             failures = [Failure(kind, key, text, remedy) for key in keys]
         return {failure.key: failure for failure in failures}
 
-    def _fail(self, row_id: RowId, failure: Failure) -> None:
-        kind, key = row_id
-        self._dirty[kind].pop(key, None)
-        self._failures[row_id] = failure
-        if not failure.permanent:
-            self._retries.later(row_id, self._clock())
-        log.warning("%s %s: %s", kind.__name__, key, failure.error)
-
-    def _done(self, row_id: RowId) -> None:
-        kind, key = row_id
-        self._dirty[kind].pop(key, None)
-        if self._failures.pop(row_id, None):
-            self._retries.forget(row_id)
-        if row_id in self._drifted:
-            self._drifted.discard(row_id)
-            self._drift_repaired += 1
-
     def _compare(self, kind: type[Row]) -> None:
-        """Mark dirty what differs in the kernel, and clean what does not."""
-        driver = self._drivers[kind]
         try:
-            actual = driver.read(kind)
+            self._ledger.compare(self._drivers[kind], kind, self._desired.rows[kind])
         except (FlyebpfError, OSError) as error:
             self._unreadable[kind] = str(error)
             log.warning("%s: cannot be read back: %s", kind.__name__, error)
-            return
-        self._unreadable.pop(kind, None)
-        before, desired = self._applied[kind], self._desired.rows[kind]
-        applied: dict[Hashable, Row | None] = {}
-        for key, row in desired.items():
-            found = actual.get(key, _ABSENT)
-            if found is not _ABSENT and found == driver.fingerprint(row):
-                applied[key] = row
-                self._done((kind, key))
-                continue
-            if found is not _ABSENT:
-                applied[key] = _recognized(driver, before.get(key), found)
-            self._differs((kind, key), was_applied=key in before)
-        for key in actual.keys() - desired.keys():
-            applied[key] = _recognized(driver, before.get(key), actual[key])
-            self._differs((kind, key), was_applied=kind in self._known)
-        self._applied[kind] = applied
-        self._known.add(kind)
-
-    def _differs(self, row_id: RowId, *, was_applied: bool) -> None:
-        """A row that is not as it should be: drift, unless work on it waits."""
-        kind, key = row_id
-        if was_applied and key not in self._dirty[kind]:
-            self._drifted.add(row_id)
-            log.warning("%s %s: changed by somebody else, repairing", kind.__name__, key)
-        self._mark(row_id)
-
-
-def _recognized(driver: Driver, row: Row | None, found: object) -> Row | None:
-    """The row that was applied last, if that is what was found."""
-    return row if row is not None and driver.fingerprint(row) == found else None
+        else:
+            self._unreadable.pop(kind, None)
