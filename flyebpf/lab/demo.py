@@ -78,7 +78,7 @@ def run(where: Paths, lab: Lab) -> None:
             check_seen(answer, address)
     with step("2. UDP: port 7777 outside is port 5000 on fly-global-services in the VM"):
         target = f"UDP4:{echo}:{sample.ECHO_PORT}"
-        command = f"echo hello | socat -t 2 - {target}"
+        command = f"echo hello | socat -t 0.3 - {target}"
         check_seen(run_in(lab, client, ["sh", "-c", command]), address)
     with step("3. What the host counted"):
         flyebpf(lab, host, "services", "list", "--all")

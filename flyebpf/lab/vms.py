@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -113,9 +114,12 @@ def new_mac() -> str:
 
 
 def build(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | None]) -> None:
-    where.vm(vm.name).mkdir(mode=0o755, parents=True)
+    where.vm(vm.name).mkdir(mode=0o755, parents=True, exist_ok=True)
     net.add_namespace(vm.namespace)
     net.add_veth(host.namespace, vm.interface, vm.namespace, "eth0", vm.mac)
+    # GRO gives eth0 the receive path that XDP redirects need; the daemon looks
+    # for that when it learns of the machine.
+    net.offload(vm.namespace, "eth0", gro=True)
     register(where, lab, vm, host, options)
     configure(vm)
     write_files(vm, host)
@@ -137,10 +141,8 @@ def register(
 def configure(vm: Vm) -> None:
     """The VM's own side, as its image would set it up.
 
-    GRO gives the interface the receive path that XDP redirects need. No IPv6
-    address is made up: the VM has those that it is given.
+    No IPv6 address is made up: the VM has those that it is given.
     """
-    net.offload(vm.namespace, "eth0", gro=True)
     net.batch(
         vm.namespace,
         "link set eth0 addrgenmode none",
@@ -219,6 +221,7 @@ def remove(where: Paths, lab: Lab, name: str, *, forced: bool = False) -> None:
     net.delete_namespace(vm.namespace)
     directory = net.NETNS_CONFIG / vm.namespace
     topology.remove_directory(directory, lambda _line: None)
+    shutil.rmtree(where.vm(vm.name), ignore_errors=True)
     del lab.vms[vm.name]
     lab.ledger.namespaces.remove(vm.namespace)
     lab.ledger.directories.remove(str(directory))
