@@ -159,15 +159,31 @@ class Engine:
         if not mine:
             return
         changed = self.links.refresh(mine)
-        if changed:
-            machines = (self.state.machines_at(self.config.host, name) for name in changed)
-            self.reconciler.touch(SlotRow, [m.id for found in machines for m in found])
+        self._touch_slots(changed)
         self.reconciler.touch(InterfaceRow, mine)
-        uplinks = mine.intersection(self.config.uplinks)
-        if uplinks & changed:
+        uplinks = changed.intersection(self.config.uplinks)
+        if uplinks:
             self.reconciler.touch(SettingsRow, ["settings"])
             self.reconciler.touch(UplinkRow, uplinks)
         self.reconciler.sync_dirty()
+
+    def _touch_slots(self, interfaces: set[str]) -> None:
+        machines = (self.state.machines_at(self.config.host, name) for name in interfaces)
+        self.reconciler.touch(SlotRow, [m.id for found in machines for m in found])
+
+    def replace_held(self) -> None:
+        """Swap the programs that were held back while new maps were filled."""
+        self.netlink.hold(False)
+        machines = self.state.machines_on(self.config.host)
+        self.reconciler.touch(InterfaceRow, [machine.interface for machine in machines])
+        self.sync()
+
+    def recheck_slow(self) -> None:
+        """A veth takes redirected packets once its peer can; nobody tells."""
+        slow = set(self.slow_interfaces())
+        if changed := self.links.refresh(slow):
+            self._touch_slots(changed)
+            self.reconciler.sync_dirty()
 
     def _is_mine(self, name: str) -> bool:
         return name in self.config.uplinks or bool(self.state.machines_at(self.config.host, name))

@@ -39,6 +39,7 @@ from flyebpf.store.sqlite import SqliteStore
 log = logging.getLogger(__name__)
 
 FULL_PASS = 60.0  # seconds between comparisons with the kernel
+RECHECK = 5.0  # seconds between looks at interfaces that are served the slow way
 REPAIR_PASS = 1.0  # seconds to the next one after something had to be repaired
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -89,7 +90,7 @@ class Daemon:
             self._store, lambda: self._engine.state.revision, self._loop.wake
         )
         self._backend.extra_problems = self._own_problems
-        self._next_full = 0.0
+        self._next_full = self._next_recheck = 0.0
 
     def _build(self, config: DaemonConfig, seed: int) -> Engine:
         maps = MapsDriver(
@@ -157,8 +158,7 @@ class Daemon:
         engine.load()
         again = engine.sync_full()
         if self._generation.new_maps:
-            engine.netlink.hold(False)
-            again = engine.sync_full()
+            engine.replace_held()
         self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
         if not engine.reconciler.failures:
             for removed in loader.collect_garbage(engine.config, self._generation):
@@ -177,24 +177,33 @@ class Daemon:
 
     def _step(self) -> float:
         """Do what is due; seconds until the next thing is."""
-        engine = self._engine
+        wait: float | None
         try:
-            if self._store.revision() > engine.state.revision:
-                engine.catch_up()
-            wait = engine.reconciler.next_retry()
-            if wait is not None and wait <= 0:
-                engine.sync()
-                wait = engine.reconciler.next_retry()
-            if time.monotonic() >= self._next_full:
-                again = engine.sync_full()
-                self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
+            wait = self._do_due()
         except FlyebpfError as error:  # the store is away: forward what is there
             log.error("%s", error.message)
             wait = 1.0
         finally:
             self._watcher.taken()
-        due = self._next_full - time.monotonic()
+        due = min(self._next_full, self._next_recheck) - time.monotonic()
         return due if wait is None else min(wait, due)
+
+    def _do_due(self) -> float | None:
+        """Seconds until a failed row is due again, if one is."""
+        engine = self._engine
+        if self._store.revision() > engine.state.revision:
+            engine.catch_up()
+        wait = engine.reconciler.next_retry()
+        if wait is not None and wait <= 0:
+            engine.sync()
+        now = time.monotonic()
+        if now >= self._next_recheck:
+            engine.recheck_slow()
+            self._next_recheck = now + RECHECK
+        if now >= self._next_full:
+            again = engine.sync_full()
+            self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
+        return engine.reconciler.next_retry()
 
     def _reload_and_log(self) -> None:
         notify.reloading()
