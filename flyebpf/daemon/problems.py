@@ -60,7 +60,8 @@ def shortcomings(engine: Engine) -> Iterator[Problem]:
         yield Problem(
             f"interface {name}",
             f"{name} takes no packets redirected by XDP: they are delivered in tc, more slowly",
-            "For a veth, turn on GRO at its peer (ethtool -K PEER gro on); for a tap, use vhost.",
+            "For a veth, turn GRO on at its peer while both ends are up: "
+            "ethtool -K PEER gro off gro on. For others, see the driver's documentation.",
             Severity.WARNING,
         )
     for name, (used, size) in engine.maps.fill().items():
