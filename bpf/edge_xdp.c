@@ -29,7 +29,7 @@ inline int edge_fragment(struct xdp_md *ctx, struct frame *frame)
 	__u32 length = bpf_ntohs(frame->ip->tot_len);
 
 	if (!slot || !(slot->flags & SLOT_LIVE) ||
-	    slot->generation != frag->generation)
+	    slot->generation != frag->generation || !frag_is_fresh(frag))
 		return drop(DROP_FRAG_NO_FIRST, frame);
 	count_in(frag->service, length, false);
 	rewrite_ip(frame->ip, frag->new_addr);

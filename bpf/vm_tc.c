@@ -92,7 +92,7 @@ inline int vm_fragment(struct vm *vm)
 	struct frag *frag = map_lookup(fragments, &key);
 
 	if (frag && frag->slot == vm->slot_index &&
-	    frag->generation == vm->slot->generation)
+	    frag->generation == vm->slot->generation && frag_is_fresh(frag))
 		return reply_send_fragment(vm, frag);
 	if (vm->h.ip.saddr == vm->slot->services_ip ||
 	    pool_index(vm->settings, bpf_ntohl(vm->h.ip.daddr)) != NOT_IN_POOLS)

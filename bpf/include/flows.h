@@ -20,6 +20,7 @@
 #define SEEN_SHIFT 4
 #define FLOW_KEEP 4096 /* 4 to 11 minutes, as HZ is 250 or 100 */
 #define FLOW_CONFLICT_KEEP 1024
+#define FRAG_KEEP 512 /* 8 to 82 s: the time a datagram is put together in */
 
 struct tuple {
 	struct addr client;
@@ -32,6 +33,20 @@ struct tuple {
 inline __u32 clock_seen(void)
 {
 	return bpf_jiffies64() >> SEEN_SHIFT;
+}
+
+/* How long ago that was. Another CPU may have been a tick ahead of `now`. */
+inline __u32 idle_since(__u32 seen, __u32 now)
+{
+	__s32 idle = now - seen;
+
+	return idle < 0 ? 0 : idle;
+}
+
+/* Ids of datagrams come again: an old first fragment is not that of a new one. */
+inline bool frag_is_fresh(const struct frag *frag)
+{
+	return idle_since(frag->seen, clock_seen()) < FRAG_KEEP;
 }
 
 /* One round: multiply and fold. Not cryptographic; the seed is secret. */
@@ -151,7 +166,8 @@ inline void flow_scan(__u32 index, const struct tuple *t, __u32 now,
 #pragma unroll
 	for (int i = 0; i < FLOW_WAYS; i++) {
 		struct flow *f = &bucket->way[i];
-		__u32 worth = flow_worth(f->seal, f->state, now - f->seen);
+		__u32 worth = flow_worth(f->seal, f->state,
+					 idle_since(f->seen, now));
 
 		if (flow_matches(f, t)) {
 			best->entry = f;

@@ -93,7 +93,8 @@ inline void reverse_scan(__u32 index, const struct reverse_key *k, __u32 now,
 #pragma unroll
 	for (int i = 0; i < FLOW_WAYS; i++) {
 		struct reverse *r = &bucket->way[i];
-		__u32 worth = flow_worth(r->seal, r->state, now - r->seen);
+		__u32 worth = flow_worth(r->seal, r->state,
+					 idle_since(r->seen, now));
 
 		if (reverse_matches(r, k)) {
 			best->entry = r;

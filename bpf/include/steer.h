@@ -96,7 +96,7 @@ inline bool reverse_remember(const struct settings *s, const struct tuple *t,
 		    old->vip_port == t->vip_port && old->ifindex == values->ifindex)
 			return true;
 		if (!(old->state & FLOW_CLOSING) &&
-		    clock_seen() - old->seen < FLOW_CONFLICT_KEEP)
+		    idle_since(old->seen, clock_seen()) < FLOW_CONFLICT_KEEP)
 			return false;
 	}
 	reverse_insert(s, &key, hash, &entry, gens);
