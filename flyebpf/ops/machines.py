@@ -154,16 +154,20 @@ def unset_metadata(store: Store, id: str, keys: Iterable[str]) -> Machine:
 
 
 def remove(store: Store, id: str) -> Machine:
-    """Forget the machine and free its interface and private addresses."""
+    """Forget the machine and free the interface and private addresses that are its own."""
     ident = names.machine_id(id)
 
     def action(tx: Tx) -> Machine:
         machine = tx.require(Machine, ident)
         tx.delete(Machine, ident)
-        tx.delete(Interface, f"{machine.host}/{machine.interface}")
+        interface = tx.get(Interface, f"{machine.host}/{machine.interface}")
+        if interface is not None and interface.machine == ident:
+            tx.delete(Interface, interface.ident)
         for address in (machine.private_ip, machine.services_ip):
-            tx.delete(PrivateAddress, address)
-            pools.give_back(tx, _pool_name(machine.host), address)
+            used = tx.get(PrivateAddress, address)
+            if used is not None and used.machine == ident:
+                tx.delete(PrivateAddress, address)
+                pools.give_back(tx, _pool_name(machine.host), address)
         return machine
 
     return transact(store, action)

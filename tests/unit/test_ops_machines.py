@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ def test_remove_frees_everything_but_the_number(store: SqliteStore) -> None:
     assert {again.private_ip, again.services_ip}.isdisjoint(
         {machine.private_ip, machine.services_ip}
     )
+
+
+def test_remove_frees_nothing_of_another_machine(store: SqliteStore) -> None:
+    one = add(store)
+    intruder = replace(one, id=MISSING, number=99)
+    store.commit(Transaction(writes=(Put("machine", MISSING, encode(intruder)),)))
+    machines.remove(store, MISSING)
+    assert every(store, Machine) == [one]
+    assert [record.machine for record in every(store, Interface)] == [one.id]
+    assert {record.machine for record in every(store, PrivateAddress)} == {one.id}
+    assert len(every(store, PrivateAddress)) == 2
 
 
 def test_list_all(store: SqliteStore) -> None:
