@@ -26,7 +26,7 @@ Json = dict[str, Any]
 Convert = Callable[[Any], Any]
 
 _NAMING_KEYS = ("id", "name", "address", "app", "interface", "number")
-_REMEDY = "it was written by another version of flyebpf or by hand: use that version, or make it anew"
+_REMEDY = "another version of flyebpf or a hand wrote it: use that version or make it anew"
 
 
 class _DecodeError(Exception):
