@@ -112,13 +112,12 @@ inline __u64 flow_seal(__u64 hash, __u32 slot, __u32 service, __u32 ifindex,
 	return mix(hash, generations) | 1;
 }
 
+/* A service that is none (a VM's own traffic) counts as generation 0. */
 inline __u64 generations(const struct slot *slot, __u32 service)
 {
 	struct service_state *state = map_lookup(service_states, &service);
 
-	if (!state)
-		return 0;
-	return slot->generation | (__u64)state->generation << 32;
+	return slot->generation | (state ? (__u64)state->generation << 32 : 0);
 }
 
 /* The machine of an entry, or 0 if the entry does not hold any more. */

@@ -36,10 +36,10 @@ inline int vm_drop(const struct vm *vm, __u32 reason)
 	return TC_ACT_SHOT;
 }
 
+/* Of the IP packet, without Ethernet's padding; a train of segments is one. */
 inline __u32 vm_bytes(const struct vm *vm)
 {
-	/* Of a segment train too: what the helpers see as one packet. */
-	return vm->skb->len - sizeof(struct ethhdr);
+	return vm->l4 - sizeof(struct ethhdr) + vm->l4_room;
 }
 
 inline bool vm_is_own_ip(const struct vm *vm, __be32 ip)
@@ -47,8 +47,14 @@ inline bool vm_is_own_ip(const struct vm *vm, __be32 ip)
 	return ip == vm->slot->private_ip || ip == vm->slot->services_ip;
 }
 
-/* Returns a drop reason or 0. A train of segments (GSO) may be longer than
- * tot_len can say, so there only the frame's length counts. */
+/* A train of segments. Not gso_segs: that is 0 for what a tap has received. */
+inline bool vm_is_train(const struct vm *vm)
+{
+	return vm->skb->gso_size;
+}
+
+/* Returns a drop reason or 0. A train may be longer than tot_len can say, so
+ * there only the frame's length counts. */
 inline __u32 vm_load_ipv4(struct vm *vm)
 {
 	struct iphdr *ip = &vm->h.ip;
@@ -59,7 +65,7 @@ inline __u32 vm_load_ipv4(struct vm *vm)
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
 	room = vm->skb->len - sizeof(struct ethhdr);
-	if (vm->skb->gso_segs)
+	if (vm_is_train(vm))
 		total = room;
 	if (ip->version != 4 || header < sizeof(*ip) || total < header)
 		return DROP_BAD_IP_HEADER;
@@ -94,7 +100,7 @@ inline __u32 vm_load_l4(struct vm *vm)
 			return DROP_TRUNCATED;
 		vm->flags = 0;
 		reason = udp_check((struct udphdr *)&tcp, vm->l4_room,
-				   fragment || vm->skb->gso_segs);
+				   fragment || vm_is_train(vm));
 	}
 	vm->ports.source = tcp.source;
 	vm->ports.dest = tcp.dest;
