@@ -126,7 +126,8 @@ struct reply_key {
 	__u8 pad;
 };
 
-#define REPLY_UNIQUE 1 /* vip and port are the only ones that lead here */
+#define REPLY_UNIQUE 1 /* vip and port are the only ones that lead here; else
+			* they are the oldest ones */
 struct reply {
 	struct addr vip;
 	__u32 service; /* index in `service_stats` */

@@ -62,6 +62,16 @@ inline void reverse_remember_own(const struct vm *vm, const struct reverse_key *
 		       generations(vm->slot, own.service));
 }
 
+/* A flow that was opened when the oldest VIP and port were still the only ones
+ * is not in `reverse`. Returns REPLY_*. */
+inline __u32 reply_from_oldest(const struct vm *vm, const struct reply_end *end,
+			       const struct reply *reply, struct answer *answer)
+{
+	answer->vip = reply->vip;
+	answer->port = reply->port;
+	return reply_touch_flow(vm, end, answer) ? REPLY_FOUND : REPLY_UNSURE;
+}
+
 /* Which VIP a packet answers for. Returns REPLY_*. */
 inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 			struct answer *answer)
@@ -104,7 +114,7 @@ inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 	if (reply->flags & REPLY_UNIQUE)
 		return REPLY_FOUND;
 	if (!reverse)
-		return REPLY_UNSURE;
+		return reply_from_oldest(vm, end, reply, answer);
 	answer->vip = reverse->vip;
 	answer->port = reverse->vip_port;
 	answer->service = reverse->service;

@@ -79,7 +79,7 @@ class DaemonStatus:
 class ServiceCounters:
     """Traffic of one service since its counters were made.
 
-    ``service`` is the name in :class:`flyebpf.model.rows.ServiceRow`. Bytes
+    ``service`` is ``app/protocol/ports``, on all its VIPs together. Bytes
     are L3 lengths; ``in`` is towards the machines. ``flows`` were created.
     """
 

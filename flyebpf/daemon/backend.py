@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,11 @@ from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.daemon.problems import problems
 from flyebpf.drivers.counters import Counters
-from flyebpf.errors import UnavailableError
+from flyebpf.errors import FlyebpfError, UnavailableError
 from flyebpf.model.reasons import Count
 from flyebpf.store.base import Store
+
+log = logging.getLogger(__name__)
 
 STATUS_PATIENCE = 0.5  # seconds to wait for the main thread before an older answer does
 RELOAD_PATIENCE = 60.0
@@ -41,14 +44,17 @@ class DaemonBackend:
         generation: Generation,
         loop: MainLoop,
         reread: Callable[[], Sequence[str]],
+        fences: Callable[[], Mapping[str, tuple[int, int]]],
     ) -> None:
-        """``reread`` reads the configuration again, in the main thread."""
+        """``reread`` reads the configuration again, in the main thread;
+        ``fences`` reads the counters of the nftables rules."""
         self._engine = engine
         self._store = store
         self._counters = counters
         self._generation = generation
         self._loop = loop
         self._reread = reread
+        self._fences = fences
         self._started = time.monotonic()
         self._status: DaemonStatus | None = None
         self.extra_problems: Callable[[], list[Problem]] = list
@@ -118,13 +124,16 @@ class DaemonBackend:
     def services(self) -> Sequence[ServiceCounters]:
         if not self._engine.loaded:
             return []
-        found: dict[str, ServiceCounters] = {}
-        for names in list(self._engine.services.values()):
-            for name in names:
-                index = self._engine.maps.service_id(name)
-                if index is not None and name not in found:
-                    found[name] = ServiceCounters(name, *self._counters.service(index))
-        return list(found.values())
+        totals: dict[str, tuple[int, ...]] = {}
+        for counter in {name for names in list(self._engine.services.values()) for name in names}:
+            index = self._engine.maps.service_id(counter)
+            if index is None:
+                continue
+            service, _, _ = counter.partition("@")
+            values = self._counters.service(index)
+            before = totals.get(service, (0,) * len(values))
+            totals[service] = tuple(a + b for a, b in zip(before, values, strict=True))
+        return [ServiceCounters(service, *totals[service]) for service in sorted(totals)]
 
     def drops(self) -> Sequence[DropCounter]:
         return [
@@ -139,3 +148,21 @@ class DaemonBackend:
     def flow_entries(self) -> int:
         """See :meth:`flyebpf.drivers.counters.Counters.flow_entries`."""
         return self._counters.flow_entries()
+
+    def fences(self) -> Mapping[str, tuple[int, int]]:
+        """Packets and bytes by counter; empty when they cannot be read."""
+        try:
+            return self._fences()
+        except FlyebpfError as error:
+            log.warning("%s", error.message)
+            return {}
+
+    def reconciling(self) -> Mapping[str, float]:
+        """See :class:`flyebpf.metrics.Measured`."""
+        stats = self._engine.reconciler.stats
+        return {
+            "failures": stats.failures,
+            "drift_repaired": stats.drift_repaired,
+            "last_sync_seconds": stats.last_sync_seconds,
+            "last_full_seconds": stats.last_full_seconds,
+        }

@@ -48,8 +48,8 @@ class ReplyPart:
         return "no id" if index is None else self._lower(row, index)
 
     def _lower(self, row: ReplyRow, service: int) -> bytes:
-        vip = MAPPED + socket.inet_aton(row.vip) if row.vip else bytes(16)
-        return REPLY.pack(vip, service, be16(row.port), REPLY_UNIQUE if row.vip else 0)
+        vip = MAPPED + socket.inet_aton(row.vip)
+        return REPLY.pack(vip, service, be16(row.port), REPLY_UNIQUE if row.unique else 0)
 
     def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:
         rows = [row for row in puts if isinstance(row, ReplyRow)]

@@ -139,7 +139,8 @@ class TableRow(Row):
 @dataclass(frozen=True, slots=True)
 class ServiceRow(Row):
     """(VIP, protocol, port range) to a table. ``proto`` is an IP protocol
-    number. ``service`` is the name that counters are kept under."""
+    number. ``service`` is the name that its counters are kept under and that its
+    flows hold on to: another VIP, app or service is another name."""
 
     refers_to: ClassVar[tuple[type[Row], ...]] = (TableRow,)
     vip: str
@@ -165,8 +166,9 @@ class ServiceRow(Row):
 class ReplyRow(Row):
     """Where replies from (machine, proto, internal port) come from.
 
-    ``vip`` and ``port`` are the only ones that lead there, or ``""`` and 0
-    when there are several. ``service`` as in :class:`ServiceRow`.
+    ``unique``: ``vip`` and ``port`` are the only ones that lead there. Otherwise
+    they are the oldest of several: what flows were opened to that are older
+    than the second way in. ``service`` as in :class:`ServiceRow`.
     """
 
     refers_to: ClassVar[tuple[type[Row], ...]] = (SlotRow,)
@@ -176,6 +178,7 @@ class ReplyRow(Row):
     vip: str
     port: int
     service: str
+    unique: bool
 
     @property
     def key(self) -> Hashable:

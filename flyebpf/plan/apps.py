@@ -44,7 +44,7 @@ def _takes_new_flows(site: Site, state: State, machine: Machine) -> bool:
 
 def _services(found: Routes, exposure: Exposure) -> list[ServiceRow]:
     """The service on each VIP."""
-    counter, table = exposure.counter(found.app), exposure.table(found.app)
+    table = exposure.table(found.app)
     reverse = found.needs_reverse(exposure)
     return [
         ServiceRow(
@@ -52,7 +52,7 @@ def _services(found: Routes, exposure: Exposure) -> list[ServiceRow]:
             proto=exposure.proto,
             first_port=exposure.first,
             last_port=exposure.last,
-            service=counter,
+            service=exposure.counter(found.app, vip),
             table=table,
             internal_port=exposure.internal_port,
             reverse=reverse,

@@ -93,20 +93,22 @@ def _first(machines: list[Machine]) -> Machine:
 def _replies(found: Routes, machine: Machine) -> Iterator[ReplyRow]:
     """One row for each internal port that the machine's group serves.
 
-    Where several ways lead to a port the row is counted under the first of the
-    services; flows that exist are counted under their own.
+    Where several ways lead to a port the row names the first of the services
+    on the oldest address; flows that exist are counted under their own.
     """
+    if not found.vips:
+        return
     first: dict[tuple[int, int], Exposure] = {}
     for exposure in found.exposures:
         if machine.group in exposure.groups:
             first.setdefault((exposure.proto, exposure.internal_port), exposure)
     for (proto, internal_port), exposure in first.items():
-        unique = found.ways[machine.group, proto, internal_port] == 1
         yield ReplyRow(
             machine=machine.id,
             proto=proto,
             internal_port=internal_port,
-            vip=found.vips[0] if unique else "",
-            port=exposure.first if unique else 0,
-            service=exposure.counter(found.app),
+            vip=found.vips[0],
+            port=exposure.first,
+            service=exposure.counter(found.app, found.vips[0]),
+            unique=found.ways[machine.group, proto, internal_port] == 1,
         )

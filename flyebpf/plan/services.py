@@ -43,9 +43,15 @@ class Exposure:
         """``80``, or ``5000-5010``."""
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
-    def counter(self, app: str) -> str:
-        """What its packets are counted under, on all VIPs together."""
+    def name(self, app: str) -> str:
+        """The service as users know it."""
         return f"{app}/{self.protocol}/{self.ports}"
+
+    def counter(self, app: str, vip: str) -> str:
+        """What its packets to one VIP are counted under. Flows hold on to it:
+        when it goes, by the service or by the VIP, they end, and cannot reach
+        this app when the VIP has another owner."""
+        return f"{self.name(app)}@{vip}"
 
     def table(self, app: str) -> str:
         """The Maglev table of the machines that serve it."""
@@ -80,9 +86,9 @@ def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
 
 
 def vips(site: Site, state: State, app: str, problems: list[str]) -> list[str]:
-    """The app's dedicated IPv4 addresses, in the pools of this host."""
+    """The app's dedicated IPv4 addresses in the pools of this host, by age."""
     usable = []
-    for address in state.addresses_of(app):
+    for address in sorted(state.addresses_of(app), key=lambda a: (a.created, a.address)):
         if address.type is not AddressKind.V4:
             continue
         number = parse_ipv4(address.address)

@@ -138,7 +138,7 @@ def service(port: int = 80, last: int = 0, *, name: str = "web/tcp/80") -> Servi
 
 
 TABLE = TableRow("web:app", (M1, M2))
-REPLY = ReplyRow(M1, 6, 8080, "203.0.113.5", 80, "web/tcp/80")
+REPLY = ReplyRow(M1, 6, 8080, "203.0.113.5", 80, "web/tcp/80", unique=True)
 VIP = VipRow("203.0.113.5", "web", False)
 WORLD = (
     settings(POOL),

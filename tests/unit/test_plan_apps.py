@@ -52,24 +52,24 @@ def test_one_service_on_one_address() -> None:
             proto=6,
             first_port=80,
             last_port=80,
-            service="web/tcp/80",
+            service=f"web/tcp/80@{VIP}",
             table="web:app",
             internal_port=8080,
             reverse=False,
             proxy=False,
         ),
     ]
-    assert replies(web(ONE)) == [ReplyRow(ONE.id, 6, 8080, VIP, 80, "web/tcp/80")]
+    assert replies(web(ONE)) == [ReplyRow(ONE.id, 6, 8080, VIP, 80, f"web/tcp/80@{VIP}", True)]
 
 
-def test_every_address_gets_every_service_under_one_counter() -> None:
+def test_every_address_gets_every_service_under_a_counter_of_its_own() -> None:
     here = web(ONE, address(VIP2), deployment(service(80), service((5000, 5010), protocol="udp")))
     found = {(r.vip, r.proto, r.first_port, r.last_port, r.service) for r in services(here)}
     assert found == {
-        (VIP, 6, 80, 80, "web/tcp/80"),
-        (VIP2, 6, 80, 80, "web/tcp/80"),
-        (VIP, 17, 5000, 5010, "web/udp/5000-5010"),
-        (VIP2, 17, 5000, 5010, "web/udp/5000-5010"),
+        (VIP, 6, 80, 80, f"web/tcp/80@{VIP}"),
+        (VIP2, 6, 80, 80, f"web/tcp/80@{VIP2}"),
+        (VIP, 17, 5000, 5010, f"web/udp/5000-5010@{VIP}"),
+        (VIP2, 17, 5000, 5010, f"web/udp/5000-5010@{VIP2}"),
     }
     assert VipRow(VIP2, "web", True) in rows(here)
 
@@ -168,8 +168,8 @@ def test_several_ways_to_one_internal_port(
     here = web(ONE, *records)
     assert {row.first_port: row.reverse for row in services(here)} == reverse
     for row in replies(here):
-        expected = ("", 0) if reverse[80] else (VIP, 80 if row.internal_port == 8080 else 81)
-        assert (row.vip, row.port) == expected
+        assert row.unique is not reverse[80]
+        assert (row.vip, row.port) == (VIP, 80 if row.internal_port == 8080 else 81)
 
 
 def test_reply_of_one_group_is_unique_although_another_has_several_ways() -> None:
@@ -178,8 +178,10 @@ def test_reply_of_one_group_is_unique_although_another_has_several_ways() -> Non
         ONE,
         machine(2, group="b"),
     )
-    assert replies(here) == [ReplyRow(ONE.id, 6, 8080, VIP, 80, "web/tcp/80")]
-    assert replies(here, TWO.id) == [ReplyRow(TWO.id, 6, 8080, "", 0, "web/tcp/81")]
+    assert replies(here) == [ReplyRow(ONE.id, 6, 8080, VIP, 80, f"web/tcp/80@{VIP}", True)]
+    assert replies(here, TWO.id) == [
+        ReplyRow(TWO.id, 6, 8080, VIP, 81, f"web/tcp/81@{VIP}", False)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_slot_interface_and_reply_whatever_the_state(values: dict[str, Any], liv
     assert found == [
         SlotRow(ONE.id, "tap1", "02:00:00:00:00:01", *addresses, live),
         InterfaceRow("tap1", ONE.id, "02:00:00:00:00:01", addresses),
-        ReplyRow(ONE.id, 6, 8080, "203.0.113.1", 80, "web/tcp/80"),
+        ReplyRow(ONE.id, 6, 8080, "203.0.113.1", 80, "web/tcp/80@203.0.113.1", unique=True),
     ]
     assert not problem
 

@@ -80,7 +80,7 @@ class Rig:
 
 def test_rows_are_created_before_and_deleted_after_those_that_refer() -> None:
     rig = Rig()
-    rows = (VipRow("v", "a", False), route(), ReplyRow("m", 6, 80, "", 0, "s"), table("m"))
+    rows = (VipRow("v", "a", False), route(), ReplyRow("m", 6, 80, "v", 80, "s", True), table("m"))
     assert rig.want(*rows, InterfaceRow("tap", "m", "mac", ()), slot("m")) == [
         "put SlotRow m",
         "put InterfaceRow tap",

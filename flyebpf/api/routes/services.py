@@ -31,7 +31,7 @@ def list_all(call: Call) -> object:
                     exposure,
                     addresses=[address.address for address in of_addresses.get(name, ())],
                     machines=_usable(of_machines.get(name, []), exposure.groups),
-                    counters=counters.get(exposure.counter(name)),
+                    counters=counters.get(exposure.name(name)),
                     lookup=lookup,
                 )
             )
