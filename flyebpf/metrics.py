@@ -9,7 +9,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from typing import Protocol
@@ -30,7 +30,15 @@ NAMES = {int(reason): reason.label for reason in DropReason}
 class Measured(Backend, Protocol):
     """What metrics ask beyond what the API does."""
 
-    def flow_entries(self) -> int: ...
+    def flow_entries(self) -> int:
+        """Used entries of the flow table, estimated."""
+
+    def fences(self) -> Mapping[str, tuple[int, int]]:
+        """Packets and bytes by counter of the nftables rules."""
+
+    def reconciling(self) -> Mapping[str, float]:
+        """``failures``, ``drift_repaired``, ``last_sync_seconds``,
+        ``last_full_seconds``."""
 
 
 class Collector:
@@ -43,6 +51,8 @@ class Collector:
         yield from self._services()
         yield from self._drops()
         yield from self._counts()
+        yield from self._fences()
+        yield from self._reconciling()
         yield from self._daemon()
 
     def _services(self) -> Iterator[Metric]:
@@ -92,6 +102,33 @@ class Collector:
             "Used entries of the flow table, estimated from 1024 of its buckets; "
             "flows that ended count until others take their place.",
             self._backend.flow_entries(),
+        )
+
+    def _fences(self) -> Iterator[Metric]:
+        packets = CounterMetricFamily(
+            "flyebpf_fence_packets",
+            "Packets of VMs that the nftables rules dropped, or translated (vm_nat).",
+            labels=("rule",),
+        )
+        for rule, (count, _) in self._backend.fences().items():
+            packets.add_metric((rule,), count)
+        yield packets
+
+    def _reconciling(self) -> Iterator[Metric]:
+        found = self._backend.reconciling()
+        yield GaugeMetricFamily(
+            "flyebpf_failed_rows", "Rows that could not be applied.", found["failures"]
+        )
+        yield CounterMetricFamily(
+            "flyebpf_drift_repaired", "Rows that somebody else changed.", found["drift_repaired"]
+        )
+        yield GaugeMetricFamily(
+            "flyebpf_last_sync_seconds", "How long the last pass took.", found["last_sync_seconds"]
+        )
+        yield GaugeMetricFamily(
+            "flyebpf_last_full_sync_seconds",
+            "How long the last comparison with the kernel took.",
+            found["last_full_seconds"],
         )
 
     def _daemon(self) -> Iterator[Metric]:
@@ -207,7 +244,8 @@ class MetricsServer:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
         self._server.server_close()
         if self._path:
             with contextlib.suppress(FileNotFoundError):

@@ -75,6 +75,7 @@ class Daemon:
         stack.callback(self._links.close)
         self._monitor = LinkMonitor()  # from before the first look at links
         stack.callback(self._monitor.close)
+        self._nft = NftDriver(GROUP)
         self._engine = self._build(config, records.seed)
         self._loop = MainLoop()
         stack.callback(self._loop.close)
@@ -85,12 +86,18 @@ class Daemon:
             generation=self._generation,
             loop=self._loop,
             reread=self.reload,
+            fences=self._nft.counters,
         )
         self._watcher = StoreWatcher(
             self._store, lambda: self._engine.state.revision, self._loop.wake
         )
         self._backend.extra_problems = self._own_problems
         self._next_full = self._next_recheck = 0.0
+        self._api = ApiServer(self._backend, self._socket)
+        self._metrics = None
+        if config.metrics.listen:  # what can fail is tried before anything is applied
+            self._metrics = MetricsServer(self._backend, config.metrics.listen)
+            stack.callback(self._metrics.stop)
 
     def _build(self, config: DaemonConfig, seed: int) -> Engine:
         maps = MapsDriver(
@@ -109,7 +116,7 @@ class Daemon:
             self._store,
             maps=maps,
             netlink=netlink,
-            others=[NftDriver(GROUP)],
+            others=[self._nft],
             links=self._links,
             programs=self._generation.hash,
         )
@@ -118,7 +125,6 @@ class Daemon:
         """Ready as soon as the kernel holds what the store says: at once when
         an earlier daemon left it so, else after the first full pass."""
         warm = not self._generation.new_maps and self._engine.is_image_of(self._store.revision())
-        api = ApiServer(self._backend, self._socket)
         on_signals(
             {
                 signal.SIGTERM: self._loop.stop,
@@ -129,9 +135,10 @@ class Daemon:
         self._stack.callback(restore_signals, SIGNALS)
         if not warm or self._generation.compiled:
             self._synchronize()
-        api.start()
-        self._stack.callback(api.stop)
-        self._serve_metrics()
+        self._api.start()
+        self._stack.callback(self._api.stop)
+        if self._metrics is not None:
+            self._metrics.start()
         how = "compiled" if self._generation.compiled else "adopted"
         log.info(
             "ready after %.2f s, programs %s %s",
@@ -142,13 +149,6 @@ class Daemon:
         notify.notify("READY=1", f"STATUS=programs {self._generation.hash} {how}")
         if not self._engine.loaded:
             self._synchronize()
-
-    def _serve_metrics(self) -> None:
-        config = self._engine.config
-        if config.metrics.listen:
-            server = MetricsServer(self._backend, config.metrics.listen)
-            server.start()
-            self._stack.callback(server.stop)
 
     def _synchronize(self) -> None:
         """The first full pass. New maps are filled before anything that is

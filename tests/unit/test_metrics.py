@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as a scraper sees them."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from flyebpf.api.backend import DropCounter, Problem, ServiceCounters
+from flyebpf.errors import UnavailableError
+from flyebpf.metrics import MetricsServer
+from flyebpf.model.reasons import DropReason
+from flyebpf.store.sqlite import SqliteStore
+from tests.fakes_backend import FakeBackend
+
+
+class Measured(FakeBackend):
+    """With what metrics ask beyond the API."""
+
+    def flow_entries(self) -> int:
+        return 4096
+
+    def fences(self) -> Mapping[str, tuple[int, int]]:
+        return {"vm_to_host": (3, 180)}
+
+    def reconciling(self) -> Mapping[str, float]:
+        return {
+            "failures": 1,
+            "drift_repaired": 2,
+            "last_sync_seconds": 0.25,
+            "last_full_seconds": 0.5,
+        }
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[Measured]:
+    store = SqliteStore(tmp_path / "s.db", durable=False)
+    yield Measured(
+        store,
+        problems=[Problem("interface tap1", "is gone")],
+        pending=2,
+        service_counters=[ServiceCounters("web/tcp/80", 5, 500, 4, 400, 2)],
+        drop_counters=[DropCounter(DropReason.NO_SERVICE, 7, 420), DropCounter(60, 1, 60)],
+    )
+    store.close()
+
+
+def get(connection: http.client.HTTPConnection, path: str = "/metrics") -> tuple[int, str]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_every_family_on_a_loopback_port(backend: Measured) -> None:
+    port = free_port()
+    server = MetricsServer(backend, f"127.0.0.1:{port}")
+    server.start()
+    status, text = get(http.client.HTTPConnection("127.0.0.1", port, timeout=5))
+    assert get(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "/x")[0] == 404
+    server.stop()
+    assert status == 200
+    lines = text.splitlines()
+    for expected in (
+        'flyebpf_service_packets_total{app="web",direction="in",service="tcp/80"} 5.0',
+        'flyebpf_service_bytes_total{app="web",direction="out",service="tcp/80"} 400.0',
+        'flyebpf_service_flows_total{app="web",service="tcp/80"} 2.0',
+        'flyebpf_drops_total{reason="no_service"} 7.0',
+        'flyebpf_drop_bytes_total{reason="no_service"} 420.0',
+        'flyebpf_drops_total{reason="60"} 1.0',
+        'flyebpf_drops_total{reason="spoofed_mac"} 0.0',
+        "flyebpf_flow_entries 4096.0",
+        'flyebpf_fence_packets_total{rule="vm_to_host"} 3.0',
+        "flyebpf_failed_rows 1.0",
+        "flyebpf_drift_repaired_total 2.0",
+        "flyebpf_last_sync_seconds 0.25",
+        "flyebpf_pending_rows 2.0",
+        'flyebpf_problems{severity="error"} 1.0',
+        'flyebpf_problems{severity="warning"} 0.0',
+    ):
+        assert expected in lines, expected
+    for what, value in backend.counts().items():
+        assert f'flyebpf_counts_total{{what="{what}"}} {float(value)}' in lines
+    assert 'host="h1"' in text
+
+
+def test_a_unix_socket_and_an_address_in_use(backend: Measured, tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    server = MetricsServer(backend, f"unix:{path}")
+    server.start()
+    assert path.stat().st_mode & 0o777 == 0o660
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    assert get(connection)[0] == 200
+    server.stop()
+    assert not path.exists()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UnavailableError, match="cannot serve metrics"):
+            MetricsServer(backend, f"127.0.0.1:{taken.getsockname()[1]}")
