@@ -7,6 +7,7 @@ in which nothing a VM sends passes unguarded, and undone in the reverse order.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Hashable, Mapping
 
@@ -14,7 +15,7 @@ from flyebpf.bpf.libbpf import Program
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
 from flyebpf.drivers.netlink_io import GROUP, Netlink, filter_name
-from flyebpf.errors import FlyebpfError
+from flyebpf.errors import FlyebpfError, KernelError
 from flyebpf.model.rows import InterfaceRow, Row
 from flyebpf.reconcile.base import Failure
 
@@ -124,5 +125,7 @@ class Interfaces:
             self._netlink.set_link(name, link.ifindex, state="down", group=0)
             self._netlink.unguard(name, link.ifindex)
         except FlyebpfError as error:
+            if isinstance(error, KernelError) and error.number == errno.ENODEV:
+                return None  # it vanished meanwhile, and all this with it
             return Failure(InterfaceRow, name, error.message, error.remedy)
         return None
