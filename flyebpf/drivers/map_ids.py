@@ -39,6 +39,7 @@ class IdTable:
         self._array = array
         self._capacity = capacity
         self._index: dict[bytes, int] = {}
+        self._owner: dict[int, bytes] = {}
         self._digests: dict[bytes, int] = {}
         self._next = 0
         self._free: deque[int] = deque()
@@ -48,16 +49,15 @@ class IdTable:
 
     def load(self, entries: Iterable[Pair]) -> None:
         """Start from what ``ids`` holds; ``entries`` are all of its."""
-        self._index, self._digests = {}, {}
-        taken: set[int] = set()
+        self._index, self._owner, self._digests = {}, {}, {}
         for key, value in entries:
             index, kind, content = VALUE.unpack(value)
-            if kind == self._kind and index < self._capacity and index not in taken:
-                taken.add(index)
+            if kind == self._kind and index < self._capacity and index not in self._owner:
+                self._owner[index] = key
                 self._index[key] = index
                 self._digests[key] = content
-        self._next = max(taken, default=-1) + 1
-        self._free = deque(i for i in range(self._next) if i not in taken)
+        self._next = max(self._owner, default=-1) + 1
+        self._free = deque(i for i in range(self._next) if i not in self._owner)
 
     def digest(self, name: str) -> bytes:
         """The key of a name in ``ids``."""
@@ -65,6 +65,10 @@ class IdTable:
 
     def find(self, digest: bytes) -> int | None:
         return self._index.get(digest)
+
+    def owner(self, index: int) -> bytes | None:
+        """The digest of the name that has an index."""
+        return self._owner.get(index)
 
     def content(self, digest: bytes) -> int:
         """The fingerprint of the object's contents; 0 when nothing is known."""
@@ -87,6 +91,7 @@ class IdTable:
         else:
             raise full(self._array)
         self._index[digest] = index
+        self._owner[index] = digest
         return index
 
     def store(self, contents: Iterable[tuple[bytes, int]]) -> None:
@@ -107,5 +112,6 @@ class IdTable:
         self._digests.pop(digest, None)
         self._ids.delete(digest)
         if index is not None:
+            del self._owner[index]
             self._free.append(index)
         return index

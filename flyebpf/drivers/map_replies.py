@@ -65,7 +65,10 @@ class ReplyPart:
                 failures.append(Failure(ReplyRow, row.key, f"machine {row.machine} has no slot"))
             else:
                 wanted[raw] = (row, self._lower(row, service))
-        return failures + self._write(wanted) + [f for key in deletes for f in self._delete(key)]
+        failures += self._write(wanted)
+        failures += [failure for key in deletes for failure in self._delete(key)]
+        self._ids.free_idle()
+        return failures
 
     def _write(self, wanted: dict[bytes, tuple[ReplyRow, bytes]]) -> list[Failure]:
         before = look_up(self._table, wanted)

@@ -36,6 +36,7 @@ class ServiceIds:
             kind: array("I", bytes(4 * capacity)) for kind in (ServiceRow, ReplyRow)
         }
         self._counted: set[type[Row]] = set()
+        self._idle: set[int] = set()
 
     def find(self, name: str) -> int | None:
         return self.ids.find(self.ids.digest(name))
@@ -68,18 +69,29 @@ class ServiceIds:
             refs[new] += 1
         if old is not None and refs[old]:
             refs[old] -= 1
+            self._idle.add(old)
+
+    def free_idle(self) -> None:
+        """Free the ids that lost their last row since the last call: flows of
+        such a service end now."""
+        idle, self._idle = self._idle, set()
+        for index in idle:
+            self._free(index)
 
     def sweep(self) -> None:
-        """Free the ids that nothing refers to. Only after both kinds of rows
-        have been counted."""
-        if len(self._counted) < len(self._refs):
+        """Free all ids that nothing refers to."""
+        for index in list(self.ids.all().values()):
+            self._free(index)
+
+    def _free(self, index: int) -> None:
+        """Only after both kinds of rows have been counted."""
+        digest = self.ids.owner(index)
+        used = any(refs[index] for refs in self._refs.values())
+        if digest is None or used or len(self._counted) < len(self._refs):
             return
-        services, replies = self._refs.values()
-        for digest, index in list(self.ids.all().items()):
-            if not services[index] and not replies[index]:
-                state = self._states.lookup(u32(index)) or bytes(8)
-                self._states.update(u32(index), u32(following(generation_of(state))) + bytes(4))
-                self.ids.release(digest)
+        state = self._states.lookup(u32(index)) or bytes(8)
+        self._states.update(u32(index), u32(following(generation_of(state))) + bytes(4))
+        self.ids.release(digest)
 
 
 def ensure_ids(ids: ServiceIds, rows: Sequence[ServiceRow] | Sequence[ReplyRow]) -> list[Failure]:

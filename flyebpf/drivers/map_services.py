@@ -86,6 +86,7 @@ class ServicePart:
                 failures.append(error.failure(ServiceRow, row.key))
         failures += self._write(exact)
         failures += [failure for key in deletes for failure in self._delete(key)]
+        self._ids.free_idle()
         return failures
 
     def _sort_out(self, row: ServiceRow, exact: dict[bytes, tuple[ServiceRow, bytes]]) -> None:

@@ -373,18 +373,32 @@ class TestTables:
 
 
 class TestServices:
-    def test_names_own_ids(self, rig: Rig) -> None:
+    def test_names_own_ids_until_their_last_row_goes(self, rig: Rig) -> None:
         second = replace(service(), vip="203.0.113.6")
         assert rig.put(second) == []
+        assert rig.drift(*WORLD, second) == []
         rig.delete(service(), REPLY)
-        rig.driver.read(ServiceRow)
-        rig.driver.read(ReplyRow)
-        rig.driver.sweep()
         assert rig.generation(0) == 0, "the other row still has it"
         rig.delete(second)
-        rig.driver.sweep()
         assert rig.generation(0) == 1
         assert rig.driver.service_id("web/tcp/80") is None
+
+    def test_renaming_ends_the_flows_of_the_old_name(self, rig: Rig) -> None:
+        assert rig.drift(*WORLD) == []
+        new = (replace(REPLY, service="web/new"), service(name="web/new"))
+        assert rig.put(*new) == []
+        assert rig.generation(0) == 1
+        assert rig.driver.service_id("web/new") == 1
+
+    def test_what_has_not_been_counted_is_not_freed(self, rig: Rig) -> None:
+        after = rig.reborn()
+        after.delete(service())
+        assert after.generation(0) == 0, "replies have not been read yet"
+        after.delete(REPLY)
+        after.driver.read(ServiceRow)
+        after.driver.read(ReplyRow)
+        after.driver.sweep()
+        assert after.generation(0) == 1
 
     def test_a_reused_id_starts_at_zero(self, rig: Rig) -> None:
         small = SMALL.services
