@@ -34,9 +34,7 @@ inline int vm_own_traffic(struct vm *vm)
  * other combinations are not replies. */
 inline bool vm_may_reply(const struct vm *vm)
 {
-	return vm->h.ip.saddr == (vm->h.ip.protocol == IPPROTO_UDP ?
-					  vm->slot->services_ip :
-					  vm->slot->private_ip);
+	return vm->h.ip.saddr == machine_addr(vm->slot, vm->h.ip.protocol);
 }
 
 inline int vm_l4(struct vm *vm)

@@ -71,12 +71,6 @@ inline __u32 l4_check(struct frame *frame, __u32 *how)
 	return udp_check(udp, frame->l4_room, fragment);
 }
 
-/* UDP services listen on fly-global-services, TCP ones on the private address. */
-inline __be32 machine_addr(const struct slot *slot, __u8 proto)
-{
-	return proto == IPPROTO_UDP ? slot->services_ip : slot->private_ip;
-}
-
 inline struct frag_key frag_key_of(const struct iphdr *ip, __u8 from_vm)
 {
 	struct frag_key key = {

@@ -48,6 +48,13 @@ inline bool is_later_fragment(const struct iphdr *ip)
 	return ip->frag_off & bpf_htons(IP_OFFSET);
 }
 
+/* UDP services listen on fly-global-services, TCP ones on the private address,
+ * and that is where each answers from. */
+inline __be32 machine_addr(const struct slot *slot, __u8 proto)
+{
+	return proto == IPPROTO_UDP ? slot->services_ip : slot->private_ip;
+}
+
 /* The flags byte of a TCP header: at offset 13 (RFC 9293, 3.1). */
 inline __u8 tcp_flags(const struct tcphdr *tcp)
 {

@@ -150,4 +150,11 @@ inline void reverse_touch(struct reverse *r, __u8 state)
 		r->state = state;
 }
 
+/* The same tuple begins anew. */
+inline void reverse_reopen(struct reverse *r)
+{
+	r->state = 0;
+	r->seen = clock_seen();
+}
+
 #endif

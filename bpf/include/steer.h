@@ -93,8 +93,10 @@ inline bool reverse_remember(const struct settings *s, const struct tuple *t,
 
 	if (old) {
 		if (addr_equal(&old->vip, &t->vip) &&
-		    old->vip_port == t->vip_port && old->ifindex == values->ifindex)
+		    old->vip_port == t->vip_port && old->ifindex == values->ifindex) {
+			reverse_reopen(old);
 			return true;
+		}
 		if (!(old->state & FLOW_CLOSING) &&
 		    idle_since(old->seen, clock_seen()) < FLOW_CONFLICT_KEEP)
 			return false;

@@ -24,9 +24,12 @@ inline __u32 icmp_reply_find(struct vm *vm, struct quote *q, struct answer *answ
 		return REPLY_NOT;
 	if (!icmp_is_error(q->icmp.type) || q->ip.version != 4 ||
 	    q->ip.ihl != 5 || q->ip.saddr != vm->h.ip.daddr ||
-	    !vm_is_own_ip(vm, q->ip.daddr) || is_later_fragment(&q->ip))
+	    is_later_fragment(&q->ip))
 		return REPLY_NOT;
 	if (q->ip.protocol != IPPROTO_TCP && q->ip.protocol != IPPROTO_UDP)
+		return REPLY_NOT;
+	/* Elsewhere it answered the VM's own traffic. */
+	if (q->ip.daddr != machine_addr(vm->slot, q->ip.protocol))
 		return REPLY_NOT;
 	end.client = q->ip.saddr;
 	end.client_port = q->ports.source;
@@ -58,11 +61,13 @@ inline int icmp_reply_send(struct vm *vm, struct quote *q,
 {
 	__u32 ifindex = answer->ifindex, reason;
 
+	if (is_fragment(&vm->h.ip))
+		return vm_drop(vm, DROP_ICMP_FRAGMENT);
 	if (in_alias(vm->settings, bpf_ntohl(vm->h.ip.daddr)))
 		return vm_drop(vm, DROP_ICMP_NO_FLOW);
 	if (vm->h.ip.ttl <= 1)
 		return vm_drop(vm, DROP_TTL);
-	reason = ifindex ? DROP_NONE : route_out(vm, vm->h.ip.daddr, &ifindex);
+	reason = reply_route(vm, vm->h.ip.daddr, &ifindex);
 	if (reason)
 		return vm_drop(vm, reason);
 	count_out(answer->service, vm_bytes(vm));

@@ -12,11 +12,9 @@
 /* To the internet, if policy and routes let it. */
 inline int own_out(struct vm *vm)
 {
-	struct policy_key key = { .prefixlen = 32, .addr = vm->h.ip.daddr };
-	__u32 *policy = map_lookup(egress_policy, &key);
-	__u32 reason, ifindex;
+	__u32 reason = policy_of(vm->h.ip.daddr);
+	__u32 ifindex;
 
-	reason = policy ? *policy : DROP_VM_NOT_PUBLIC;
 	if (!reason)
 		reason = route_out(vm, vm->h.ip.daddr, &ifindex);
 	if (reason)
@@ -33,8 +31,7 @@ inline int own_out(struct vm *vm)
 inline int hairpin_deliver(struct vm *vm, const struct target *to)
 {
 	__be32 alias = to_alias(vm->settings, vm->h.ip.saddr);
-	__be32 daddr = vm->h.ip.protocol == IPPROTO_UDP ? to->slot->services_ip :
-							  to->slot->private_ip;
+	__be32 daddr = machine_addr(to->slot, vm->h.ip.protocol);
 
 	count_in(to->service, vm_bytes(vm), to->new_flow);
 	count(COUNT_HAIRPIN);

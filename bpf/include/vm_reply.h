@@ -12,6 +12,7 @@ struct answer {
 	__be16 port;
 	__u32 service;
 	__u32 ifindex;
+	__u8 confirmed; /* FLOW_CONFIRMED if its flow is */
 };
 
 #define REPLY_NOT 0 /* not a reply: the VM's own traffic */
@@ -46,6 +47,7 @@ inline bool reply_touch_flow(const struct vm *vm, const struct reply_end *end,
 		return false;
 	answer->ifindex = flow->ifindex;
 	answer->service = flow->service;
+	answer->confirmed = flow->state & FLOW_CONFIRMED;
 	if (end->state)
 		flow_touch(flow, end->state);
 	return true;
@@ -119,10 +121,21 @@ inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 	answer->port = reverse->vip_port;
 	answer->service = reverse->service;
 	answer->ifindex = reverse->ifindex;
-	if (end->state)
-		reverse_touch(reverse, end->state);
 	reply_touch_flow(vm, end, answer);
+	if (end->state)
+		reverse_touch(reverse, end->state | answer->confirmed);
 	return REPLY_FOUND;
+}
+
+/* Out where the client came in, as long as that is an uplink. If no flow says
+ * where, nobody may have asked: then only where the VM's own packets may go. */
+inline __u32 reply_route(const struct vm *vm, __be32 daddr, __u32 *ifindex)
+{
+	__u32 reason = *ifindex ? DROP_NONE : policy_of(daddr);
+
+	if (reason || is_uplink(vm->settings, *ifindex))
+		return reason;
+	return route_out(vm, daddr, ifindex);
 }
 
 /* The client of an answer: another VM of this host if its address is an alias.
@@ -135,7 +148,7 @@ inline __u32 reply_client(struct vm *vm, __u32 *ifindex, __be32 *daddr, bool *lo
 	*daddr = vm->h.ip.daddr;
 	*local = in_alias(vm->settings, bpf_ntohl(*daddr));
 	if (!*local)
-		return *ifindex ? DROP_NONE : route_out(vm, *daddr, ifindex);
+		return reply_route(vm, *daddr, ifindex);
 	*daddr = from_alias(vm->settings, *daddr);
 	index = map_lookup(vm_slots, ifindex);
 	client = index ? get_slot(*index) : 0;

@@ -37,6 +37,16 @@ inline __u32 route_out(const struct vm *vm, __be32 daddr, __u32 *ifindex)
 	return DROP_NONE;
 }
 
+/* Whether a VM's packet may go there if nobody has asked for it. Returns a drop
+ * reason or 0. */
+inline __u32 policy_of(__be32 daddr)
+{
+	struct policy_key key = { .prefixlen = 32, .addr = daddr };
+	__u32 *policy = map_lookup(egress_policy, &key);
+
+	return policy ? *policy : DROP_VM_NOT_PUBLIC;
+}
+
 /* Send a packet that has the VIP as its source and its headers stored. */
 inline int send_uplink(__u32 ifindex)
 {
