@@ -168,8 +168,13 @@ class Engine:
         self.reconciler.sync_dirty()
 
     def _touch_slots(self, interfaces: set[str]) -> None:
-        machines = (self.state.machines_at(self.config.host, name) for name in interfaces)
-        self.reconciler.touch(SlotRow, [m.id for found in machines for m in found])
+        """The machines there, and the tables that they join or leave."""
+        found = [self.state.machines_at(self.config.host, name) for name in interfaces]
+        machines = [machine for group in found for machine in group]
+        self.reconciler.touch(SlotRow, [machine.id for machine in machines])
+        for app in {machine.app for machine in machines}:
+            rows = self.planner.rows(self.state, ("app", app))
+            self.reconciler.touch(TableRow, [row.key for row in rows if isinstance(row, TableRow)])
 
     def replace_held(self) -> None:
         """Swap the programs that were held back while new maps were filled."""

@@ -49,6 +49,7 @@ class SlotPart:
         self._capacity = capacity
         self._link_of = link_of
         self._of: dict[str, int] = {}
+        self._absent: set[str] = set()  # machines without their interface
         self._next = 0
         self._free: deque[int] = deque()
 
@@ -62,6 +63,10 @@ class SlotPart:
         number = SLOT.unpack(value)[7] if value else 0
         return machine_name(number) if number else None
 
+    def ready(self, machine: str) -> int | None:
+        """The slot of a machine whose interface exists."""
+        return None if machine in self._absent else self._of.get(machine)
+
     def used(self) -> int:
         return len(self._of)
 
@@ -72,7 +77,7 @@ class SlotPart:
             for key, value in self._vm_slots.items()
         }
         found: dict[Hashable, object] = {}
-        self._of, free = {}, []
+        self._of, self._absent, free = {}, set(), []
         for raw, value in self._slots.items():
             if value == EMPTY:
                 continue
@@ -83,6 +88,8 @@ class SlotPart:
                 free.append(index)
             elif name not in self._of:
                 self._of[name] = index
+                if not has_interface(value[4:]):
+                    self._absent.add(name)
                 found[name] = (value[4:], by_ifindex.pop(ifindex, None) == index)
             self._next = max(self._next, index + 1)
         order = {index: place for place, index in enumerate(self._free)}
@@ -92,25 +99,24 @@ class SlotPart:
 
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, SlotRow)
-        try:
-            return (self._lower(row)[4:], True)
-        except UnappliedError as error:
-            return error.error
+        content = self._lower(row)[4:]
+        return (content, True) if has_interface(content) else "no interface"
 
     def _lower(self, row: SlotRow) -> bytes:
-        """The slot's contents, generation 0."""
+        """The slot's contents, generation 0; without its interface a machine
+        has a slot, but nothing is delivered."""
         link = self._link_of(row.interface)
-        if link is None:
-            raise no_interface(row.interface, row.machine)
-        flags = (SLOT_LIVE if row.live else 0) | (0 if link.redirect else SLOT_VIA_TC)
+        flags = 0
+        if link is not None:
+            flags = (SLOT_LIVE if row.live else 0) | (0 if link.redirect else SLOT_VIA_TC)
         return SLOT.pack(
             0,
             flags,
-            link.ifindex,
+            link.ifindex if link else 0,
             socket.inet_aton(row.private_ip),
             socket.inet_aton(row.services_ip),
             bytes.fromhex(row.mac.replace(":", "")),
-            link.mac,
+            link.mac if link else bytes(6),
             int(row.machine, 16),
         )
 
@@ -124,15 +130,23 @@ class SlotPart:
             try:
                 index, before, after = self._plan(row)
             except UnappliedError as reason:
-                self._silence(row.machine)
                 failures.append(reason.failure(SlotRow, row.key))
                 continue
+            self._absent.discard(row.machine)
+            if not has_interface(after[4:]):
+                self._absent.add(row.machine)
+                missing = no_interface(row.interface, row.machine)
+                failures.append(missing.failure(SlotRow, row.key))
             if before is not None:
                 veiled.append((u32(index), before))
             final[u32(index)] = (row, after)
         write_all(self._slots, veiled)
         refused = write_all(self._slots, [(key, value) for key, (_, value) in final.items()])
-        pairs = [(value[8:12], key) for key, (_, value) in final.items() if key not in refused]
+        pairs = [
+            (value[8:12], key)
+            for key, (_, value) in final.items()
+            if key not in refused and has_interface(value[4:])
+        ]
         names = {value[8:12]: row.key for row, value in final.values()}
         for key, error in refused.items():
             failures.append(explain("slots", error).failure(SlotRow, final[key][0].key))
@@ -183,6 +197,7 @@ class SlotPart:
             if name.startswith(STRAY):
                 self._drop_stray(u32(int(name.removeprefix(STRAY))))
                 continue
+            self._absent.discard(name)
             index = self._of.pop(name, None)
             if index is None:
                 continue
@@ -198,15 +213,10 @@ class SlotPart:
         if value is None or value[8:12] != ifindex:
             self._vm_slots.delete(ifindex)
 
-    def _silence(self, machine: str) -> None:
-        """A machine whose interface is gone keeps its slot, without delivery."""
-        index = self._of.get(machine)
-        old = self._slots.lookup(u32(index)) if index is not None else None
-        if index is None or old is None or old[4:12] == bytes(8):
-            return
-        self._unlink(old, keep=bytes(4))
-        generation = following(generation_of(old))
-        self._slots.update(u32(index), u32(generation) + bytes(8) + old[12:])
+
+def has_interface(content: bytes) -> bool:
+    """Of a slot's contents after the generation."""
+    return content[4:8] != bytes(4)
 
 
 def machine_name(number: int) -> str:

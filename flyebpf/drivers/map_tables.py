@@ -135,10 +135,13 @@ class TablePart:
         assert isinstance(row, TableRow)
         self._names[self.ids.digest(row.name)] = row.name
         slots = self._members(row)
-        return (summary(slots) if None not in slots.values() else None, self._size_of(len(slots)))
+        return summary(slots), self._size_of(len(slots))
 
-    def _members(self, row: TableRow) -> dict[str, int | None]:
-        return {machine: self._slots.index(machine) for machine in row.backends}
+    def _members(self, row: TableRow) -> dict[str, int]:
+        """Machines that can be delivered to, and their slots. The others are
+        reported as what they are: slots that could not be applied."""
+        found = {machine: self._slots.ready(machine) for machine in row.backends}
+        return {machine: slot for machine, slot in found.items() if slot is not None}
 
     def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:
         failures: list[Failure] = []
@@ -147,7 +150,7 @@ class TablePart:
         for row in puts:
             assert isinstance(row, TableRow)
             try:
-                wanted = self._prepare(row, failures)
+                wanted = self._prepare(row)
             except UnappliedError as error:
                 failures.append(error.failure(TableRow, row.key))
                 continue
@@ -161,16 +164,10 @@ class TablePart:
             failures += self._delete(key)
         return failures
 
-    def _prepare(self, row: TableRow, failures: list[Failure]) -> Wanted:
-        """A machine without a slot is left out, and reported."""
+    def _prepare(self, row: TableRow) -> Wanted:
         digest = self.ids.digest(row.name)
         self._names[digest] = row.name
-        members = self._members(row)
-        slots = {machine: slot for machine, slot in members.items() if slot is not None}
-        for machine in members.keys() - slots.keys():
-            failures.append(
-                Failure(TableRow, row.key, f"machine {machine} of {row.name} has no slot")
-            )
+        slots = self._members(row)
         size = self._size_of(len(slots))
         indexes = array("I", slots.values())
         entries = array("I", (indexes[i] for i in self._build(list(slots), size)))
@@ -238,7 +235,7 @@ class TablePart:
         return []
 
 
-def summary(slots: dict[str, int] | dict[str, int | None]) -> int:
+def summary(slots: dict[str, int]) -> int:
     """40 bits over the machines of a table and their slots."""
     text = ",".join(f"{machine}={slot}" for machine, slot in slots.items())
     return int.from_bytes(blake2b(text.encode(), digest_size=5).digest(), "little")

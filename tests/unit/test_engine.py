@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From store to maps, with real planner, reconciler and maps driver over maps
+in memory; interfaces are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flyebpf.api.backend import Severity
+from flyebpf.config import DaemonConfig, PoolsConfig
+from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.problems import problems
+from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.link import Link
+from flyebpf.flytoml import parse
+from flyebpf.model.rows import InterfaceRow, NatRow, Row, UplinkRow
+from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs
+from flyebpf.plan import maglev
+from flyebpf.reconcile.base import Failure
+from flyebpf.store.base import Put, Transaction
+from flyebpf.store.sqlite import SqliteStore
+from tests.fakes_maps import SMALL, FakeMap, fake_maps
+
+CONFIG = DaemonConfig(
+    "h1",
+    "ams",
+    ("eth0",),
+    pools=PoolsConfig(anycast_v4=("203.0.113.0/24",)),
+    dataplane=replace(SMALL, flows=4096),
+)
+FLY = 'app = "web"\n[[services]]\ninternal_port = 8080\n[[services.ports]]\nport = 80\n'
+
+
+class Links:
+    """See :class:`flyebpf.drivers.link_table.LinkTable`."""
+
+    def __init__(self) -> None:
+        self.real = {"eth0": Link(2, bytes(6), True)}
+        self.known: dict[str, Link | None] = {}
+
+    def get(self, name: str) -> Link | None:
+        return self.known.setdefault(name, self.real.get(name))
+
+    def peek(self, name: str) -> Link | None:
+        return self.known.get(name)
+
+    def forget(self) -> None:
+        self.known.clear()
+
+    def refresh(self, names: set[str]) -> set[str]:
+        before = {name: self.known.pop(name, None) for name in names}
+        return {name for name, link in before.items() if self.get(name) != link}
+
+
+class Rest:
+    """A driver that remembers what was applied, for all other kinds."""
+
+    name = "rest"
+    kinds: tuple[type[Row], ...] = (InterfaceRow, UplinkRow, NatRow)
+
+    def __init__(self) -> None:
+        self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in self.kinds}
+        self.uplinks = SimpleNamespace(modes={"eth0": "native"})
+        self.held: list[bool] = []
+        self.puts: list[Row] = []
+
+    def hold(self, on: bool) -> None:
+        self.held.append(on)
+
+    def read(self, kind: type[Row]) -> dict[Hashable, object]:
+        return dict(self.rows[kind])
+
+    def fingerprint(self, row: Row) -> object:
+        return row
+
+    def apply(
+        self, kind: type[Row], puts: Sequence[Row], deletes: Sequence[Hashable]
+    ) -> list[Failure]:
+        self.puts += puts
+        self.rows[kind].update((row.key, row) for row in puts)
+        for key in deletes:
+            self.rows[kind].pop(key, None)
+        return []
+
+
+class Rig:
+    def __init__(self, store: SqliteStore, maps: dict[str, FakeMap] | None = None) -> None:
+        self.store = store
+        self.links = Links()
+        self.maps = maps or fake_maps()
+        self.rest = Rest()
+        self.engine = self.start()
+
+    def start(self, config: DaemonConfig = CONFIG) -> Engine:
+        driver = MapsDriver(
+            self.maps,
+            config.dataplane,
+            link_of=self.links.get,
+            build_table=partial(maglev.build, seed=1),
+            table_size=maglev.table_size,
+        )
+        return Engine(
+            config,
+            self.store,
+            maps=driver,
+            netlink=self.rest,  # type: ignore[arg-type]
+            others=[],
+            links=self.links,  # type: ignore[arg-type]
+            programs="p1",
+        )
+
+    def machine(self, interface: str) -> str:
+        mac = "02:aa:00:00:00:01"
+        return machines.add(self.store, CONFIG, "web", interface=interface, mac=mac).id
+
+    def flags(self, slot: int) -> int:
+        value = self.maps["slots"].lookup(slot.to_bytes(4, "little")) or b""
+        return int.from_bytes(value[4:8], "little")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    store = SqliteStore(tmp_path / "s.db", durable=False)
+    cluster.ensure(store, CONFIG)
+    orgs.create(store, "acme")
+    apps.create(store, "web", "acme")
+    addresses.allocate_v4(store, CONFIG, "web")
+    deploy.deploy(store, CONFIG, "web", parse(FLY))
+    rig = Rig(store)
+    rig.links.real["tap1"] = Link(11, bytes(6), True)
+    rig.machine("tap1")
+    rig.engine.load()
+    rig.engine.sync_full()
+    yield rig
+    store.close()
+
+
+def test_a_world_from_the_store_is_applied(rig: Rig) -> None:
+    assert rig.engine.reconciler.failures == ()
+    assert len(rig.maps["services"].data) == 1
+    assert rig.flags(0) == 1
+    assert set(rig.rest.rows[InterfaceRow]) == {"tap1"}
+    assert problems(rig.engine) == []
+    assert rig.engine.applied_revision == rig.store.revision()
+    (names,) = rig.engine.services.values()
+    assert [rig.engine.maps.service_id(name) for name in names] == [0]
+
+
+def test_changes_are_taken_in(rig: Rig) -> None:
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    machine = rig.machine("tap2")
+    rig.engine.catch_up()
+    assert rig.flags(1) == 1
+    machines.remove(rig.store, machine)
+    rig.engine.catch_up()
+    assert rig.flags(1) == 0
+    assert set(rig.rest.rows[InterfaceRow]) == {"tap1"}
+
+
+def test_the_next_daemon_knows_that_nothing_changed(rig: Rig) -> None:
+    revision = rig.store.revision()
+    assert rig.start().is_image_of(revision)
+    assert not rig.start(replace(CONFIG, domain="other.test")).is_image_of(revision)
+    rig.machine("tap9")
+    assert not rig.start().is_image_of(rig.store.revision())
+
+
+def test_an_interface_that_comes_later(rig: Rig) -> None:
+    machine = rig.machine("tap2")
+    rig.engine.catch_up()
+    (problem,) = problems(rig.engine)
+    assert problem.message == f"interface tap2 of machine {machine} does not exist"
+    rig.links.real["tap2"] = Link(12, bytes(6), False)
+    rig.engine.links_changed({"tap2", "unrelated0"})
+    assert rig.flags(1) == 3, "live, by way of tc"
+    (problem,) = problems(rig.engine)
+    assert problem.severity is Severity.WARNING
+    assert "tap2" in problem.object
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    rig.engine.recheck_slow()
+    assert rig.flags(1) == 1
+    assert problems(rig.engine) == []
+
+
+def test_events_of_other_interfaces_cost_nothing(rig: Rig) -> None:
+    rig.rest.puts.clear()
+    rig.engine.links_changed({"docker0"})
+    assert rig.rest.puts == []
+    rig.engine.links_changed(None)
+    assert rig.engine.reconciler.failures == ()
+
+
+def test_drift_is_repaired_by_the_full_pass(rig: Rig) -> None:
+    rig.maps["services"].data.clear()
+    assert rig.engine.sync_full(), "repaired: look again soon"
+    assert len(rig.maps["services"].data) == 1
+    assert not rig.engine.sync_full()
+
+
+def test_an_unreadable_record_stops_nothing(rig: Rig) -> None:
+    rig.store.commit(Transaction((), (Put("app", "bad", {"no": 1}),)))
+    rig.engine.catch_up()
+    (problem,) = problems(rig.engine)
+    assert problem.object == "record app/bad"
+    assert rig.flags(0) == 1
+
+
+def test_another_configuration_is_planned(rig: Rig) -> None:
+    rig.links.real["eth1"] = Link(3, bytes(6), True)
+    rig.engine.reconfigure(replace(CONFIG, uplinks=("eth1",)))
+    rig.engine.sync()
+    assert set(rig.rest.rows[UplinkRow]) == {"eth1"}
+
+
+def test_more_changes_than_the_store_keeps(rig: Rig, tmp_path: Path) -> None:
+    other = SqliteStore(tmp_path / "s.db", durable=False, changes_kept=1)
+    for name in ("one", "two", "three", "four"):
+        apps.create(other, name, "acme")
+    other.close()
+    rig.engine.catch_up()
+    assert rig.engine.state.revision == rig.store.revision()
+    assert "four" in rig.engine.state.apps
+    assert rig.flags(0) == 1
+
+
+def test_held_programs_are_replaced_by_name(rig: Rig) -> None:
+    rig.rest.puts.clear()
+    rig.engine.replace_held()
+    assert rig.rest.held == [False]
+    assert [row.key for row in rig.rest.puts] == ["tap1"]
