@@ -156,6 +156,8 @@ class Engine:
             self.sync_full()
             return
         mine = {name for name in names if self._is_mine(name)}
+        for name in names - mine:  # it may be another one when a machine gets it
+            self.links.forget(name)
         if not mine:
             return
         changed = self.links.refresh(mine)
