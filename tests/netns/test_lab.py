@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flyebpf.lab import net
+from flyebpf.lab import net, process
 from tests.netns.conftest import CreateApp
 from tests.netns.rig import App, Rig, service
 
@@ -131,14 +131,15 @@ def test_removing_a_vm_removes_its_machine_and_namespace(rig: Rig, app: App) -> 
 
 def test_down_leaves_no_trace_and_can_be_repeated(second: Rig) -> None:
     second.command("lab", "up", "--empty")
-    pid = second.host().daemon.pid  # type: ignore[union-attr]
+    daemon = second.host().daemon
+    assert process.alive(daemon)
     second.create_app("short-lived", service("tcp", 8080, 80))
     second.add_nginx(App("short-lived", ""), "vm1")
     assert traces(second)
     said = second.command("lab", "down").stdout
     assert "deleted the network namespace" in said
     assert traces(second) == []
-    assert not Path(f"/proc/{pid}").exists()
+    assert not process.alive(daemon)
     assert "There is no lab" in second.command("lab", "down").stdout
 
 
