@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from flyebpf.api.backend import (
     DaemonStatus,
@@ -71,7 +72,10 @@ class DaemonBackend:
         try:
             return self._loop.call(self.look, STATUS_PATIENCE)
         except TimeoutError:
-            return self._status or self._starting()
+            if self._status is None:
+                return self._starting()
+            uptime = time.monotonic() - self._started
+            return replace(self._status, uptime=uptime, store_revision=self._store.revision())
 
     def look(self) -> DaemonStatus:
         """The status now; in the main thread."""

@@ -35,15 +35,15 @@ class Interfaces:
         self._link_of = link_of
         self._programs = programs
         self.hold = False
+        self._routes: dict[int, set[str]] | None = None  # ours, as far as known
 
     def read(self) -> dict[Hashable, object]:
         """Three dumps, and one question for each interface of ours."""
-        routes: dict[int, set[str]] = {}
-        for ifindex, address in self._netlink.routes():
-            routes.setdefault(ifindex, set()).add(address)
+        routes = self._routes = self._dump_routes()
         neighbours: dict[int, set[tuple[str, str]]] = {}
         for ifindex, address, mac in self._netlink.neighbours():
-            neighbours.setdefault(ifindex, set()).add((address, mac))
+            if address in routes.get(ifindex, ()):  # others are somebody else's
+                neighbours.setdefault(ifindex, set()).add((address, mac))
         return {
             name: (
                 self._netlink.filter(name, ifindex),
@@ -55,6 +55,19 @@ class Interfaces:
             for name, ifindex, group, up in self._netlink.links()
             if group == GROUP
         }
+
+    def _dump_routes(self) -> dict[int, set[str]]:
+        routes: dict[int, set[str]] = {}
+        for ifindex, address in self._netlink.routes():
+            routes.setdefault(ifindex, set()).add(address)
+        return routes
+
+    def _known_routes(self, ifindex: int) -> set[str]:
+        """Our routes over an interface; asks the kernel only the first time,
+        because its answer is always about all interfaces."""
+        if self._routes is None:
+            self._routes = self._dump_routes()
+        return self._routes.setdefault(ifindex, set())
 
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, InterfaceRow)
@@ -101,13 +114,13 @@ class Interfaces:
 
     def _address(self, row: InterfaceRow, link: Link) -> None:
         """A route needs an interface that is up, so this comes last."""
-        present = {
-            address for ifindex, address in self._netlink.routes() if ifindex == link.ifindex
-        }
-        for address in present.difference(row.addresses):
+        known = self._known_routes(link.ifindex)
+        for address in known.difference(row.addresses):
             self._netlink.drop_address(row.interface, link.ifindex, address)
+            known.discard(address)
         for address in row.addresses:
             self._netlink.add_address(row.interface, link.ifindex, address, row.mac)
+            known.add(address)
 
     def _without_ipv6(self, name: str) -> bool:
         return sysctl.read(sysctl.interface("ipv6", name, "disable_ipv6")) in ("", "1")
@@ -119,9 +132,10 @@ class Interfaces:
         if link is None:
             return None
         try:
-            for ifindex, address in self._netlink.routes():
-                if ifindex == link.ifindex:
-                    self._netlink.drop_address(name, ifindex, address)
+            known = self._known_routes(link.ifindex)
+            for address in list(known):
+                self._netlink.drop_address(name, link.ifindex, address)
+                known.discard(address)
             self._netlink.set_link(name, link.ifindex, state="down", group=0)
             self._netlink.unguard(name, link.ifindex)
         except FlyebpfError as error:

@@ -98,6 +98,14 @@ def test_damage_is_noticed_and_repaired(rig: Rig, damage: str) -> None:
     assert rig.in_place(VM)
 
 
+def test_foreign_neighbours_are_no_damage(rig: Rig) -> None:
+    rig.driver.apply(InterfaceRow, [VM], [])
+    sh("ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:09 nud permanent dev tap.1")
+    assert rig.in_place(VM)
+    sh("ip neigh replace 172.16.0.2 lladdr 02:00:00:00:00:09 nud permanent dev tap.1")
+    assert not rig.in_place(VM)
+
+
 def test_a_new_program_takes_the_old_ones_place(rig: Rig) -> None:
     rig.driver.apply(InterfaceRow, [VM], [])
     rig.driver.close()
@@ -115,6 +123,17 @@ def test_a_machine_without_addresses_is_guarded_only(rig: Rig) -> None:
     rig.driver.apply(InterfaceRow, [bare], [])
     assert sh("ip route show dev tap.1") == ""
     assert "vm_tc" in sh("tc filter show dev tap.1 ingress")
+
+
+def test_addresses_that_change_leave_nothing_behind(rig: Rig) -> None:
+    rig.driver.apply(InterfaceRow, [VM], [])
+    moved = InterfaceRow(VM.interface, VM.machine, VM.mac, ("172.16.0.2", "172.16.0.9"))
+    rig.driver.close()
+    rig.driver = rig.start()
+    assert rig.driver.apply(InterfaceRow, [moved], []) == []
+    assert rig.in_place(moved)
+    routes = {route["dst"] for route in json.loads(sh("ip -j route show dev tap.1"))}
+    assert routes == {"172.16.0.2", "172.16.0.9"}
 
 
 def test_deletion_closes_the_interface_and_takes_only_what_is_ours(rig: Rig) -> None:

@@ -50,8 +50,9 @@ class Links:
     def peek(self, name: str) -> Link | None:
         return self.known.get(name)
 
-    def forget(self) -> None:
-        self.known.clear()
+    def forget(self, name: str | None = None) -> None:
+        for known in [name] if name else list(self.known):
+            self.known.pop(known, None)
 
     def refresh(self, names: set[str]) -> set[str]:
         before = {name: self.known.pop(name, None) for name in names}
@@ -186,6 +187,16 @@ def test_an_interface_that_comes_later(rig: Rig) -> None:
     rig.engine.recheck_slow()
     assert rig.flags(1) == 1
     assert problems(rig.engine) == []
+
+
+def test_an_interface_that_was_made_anew_before_its_machine(rig: Rig) -> None:
+    """It was looked at once, for another reason, and changed since."""
+    assert rig.links.get("tap2") is None
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    rig.engine.links_changed({"tap2"})
+    rig.machine("tap2")
+    rig.engine.catch_up()
+    assert rig.flags(1) == 1
 
 
 def test_events_of_other_interfaces_cost_nothing(rig: Rig) -> None:
