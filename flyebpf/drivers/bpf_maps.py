@@ -72,7 +72,6 @@ class MapsDriver:
             "service_states": config.services,
         }
         self._pools = Pools(config.pool_addresses)
-        self._names = IdTable(maps["ids"], IdKind.SERVICE, "service_states", config.services)
         self._slots = SlotPart(maps["slots"], maps["vm_slots"], config.machines, link_of)
         self._tables = TablePart(
             maps["tables"],
@@ -85,14 +84,7 @@ class MapsDriver:
             size_of=table_size,
             clock=clock,
         )
-        zeros = maps["service_stats"].lookup(bytes(4)) or b""
-        self._service_ids = ServiceIds(
-            self._names,
-            maps["service_states"],
-            maps["service_stats"],
-            config.services,
-            len(zeros),
-        )
+        self._service_ids = service_ids(maps, config.services)
         self._ranges = Ranges(maps["service_ranges"], maps["ids"])
         self._services = ServicePart(
             maps["services"], self._ranges, self._service_ids, self._tables, self._pools
@@ -101,24 +93,27 @@ class MapsDriver:
         self._settings = SettingsPart(
             maps["settings"], self._pools, link_of, flow_buckets(config), self._purge
         )
+        self._parts = self._all_parts()
+        self._open = False
+
+    def _all_parts(self) -> dict[type[Row], Part]:
         parts: tuple[Part, ...] = (
             self._settings,
-            PolicyPart(maps["egress_policy"]),
+            PolicyPart(self._maps["egress_policy"]),
             self._slots,
             self._tables,
-            ReplyPart(maps["replies"], self._service_ids, self._slots),
+            ReplyPart(self._maps["replies"], self._service_ids, self._slots),
             self._services,
             self._vips,
         )
-        self._parts: dict[type[Row], Part] = {part.kind: part for part in parts}
-        self._open = False
+        return {part.kind: part for part in parts}
 
     def _ensure_open(self) -> None:
         """Take over what an earlier daemon left."""
         if self._open:
             return
         entries = list(self._maps["ids"].items())
-        self._names.load(entries)
+        self._service_ids.ids.load(entries)
         self._tables.ids.load(entries)
         self._ranges.load(entries)
         self._settings.load()
@@ -167,7 +162,7 @@ class MapsDriver:
             "slots": (self._slots.used(), size["slots"]),
             "tables": (len(self._tables.ids), size["tables"]),
             "maglev": (size["maglev"] - self._tables.segments.free, size["maglev"]),
-            "service_states": (len(self._names), size["service_states"]),
+            "service_states": (len(self._service_ids.ids), size["service_states"]),
         }
 
     def applied(self) -> int | None:
@@ -182,3 +177,15 @@ class MapsDriver:
             self._maps["ids"].delete(APPLIED_KEY)
         else:
             self._maps["ids"].update(APPLIED_KEY, VALUE.pack(0, IdKind.APPLIED, mark))
+
+
+def service_ids(maps: Mapping[str, MapLike], capacity: int) -> ServiceIds:
+    """The names of services; the size of a per-CPU value is found by reading one."""
+    stats = maps["service_stats"]
+    return ServiceIds(
+        IdTable(maps["ids"], IdKind.SERVICE, "service_states", capacity),
+        maps["service_states"],
+        stats,
+        capacity,
+        len(stats.lookup(bytes(4)) or b""),
+    )
