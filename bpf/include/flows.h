@@ -194,9 +194,7 @@ inline void flow_insert(const struct settings *s, const struct tuple *t,
 	if (best.worth != WORTH_SAME)
 		flow_scan((hash >> 32) & mask, t, now, &best);
 	f = best.entry;
-	if (!f)
-		return;
-	if (best.worth < FLOW_KEEP) {
+	if (!f || best.worth < FLOW_KEEP) {
 		count(COUNT_FLOW_REJECTED);
 		return;
 	}

@@ -122,8 +122,10 @@ inline void reverse_insert(const struct settings *s,
 	if (best.worth != WORTH_SAME)
 		reverse_scan((hash >> 32) & mask, k, now, &best);
 	r = best.entry;
-	if (!r || best.worth < FLOW_KEEP)
+	if (!r || best.worth < FLOW_KEEP) {
+		count(COUNT_FLOW_REJECTED);
 		return;
+	}
 	r->seal = 0;
 	r->client = k->client;
 	r->vip = values->vip;

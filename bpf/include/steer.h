@@ -91,16 +91,16 @@ inline bool reverse_remember(const struct settings *s, const struct tuple *t,
 	__u64 hash = reverse_hash(&key, s->seed);
 	struct reverse *old = reverse_find(s, slot, &key, hash);
 
-	if (old) {
-		if (addr_equal(&old->vip, &t->vip) &&
-		    old->vip_port == t->vip_port && old->ifindex == values->ifindex) {
-			reverse_reopen(old);
-			return true;
-		}
-		if (!(old->state & FLOW_CLOSING) &&
-		    idle_since(old->seen, clock_seen()) < FLOW_CONFLICT_KEEP)
-			return false;
+	bool same = old && addr_equal(&old->vip, &t->vip) &&
+		    old->vip_port == t->vip_port;
+
+	if (same && old->ifindex == values->ifindex) {
+		reverse_reopen(old);
+		return true;
 	}
+	if (old && !same && !(old->state & FLOW_CLOSING) &&
+	    idle_since(old->seen, clock_seen()) < FLOW_CONFLICT_KEEP)
+		return false;
 	reverse_insert(s, &key, hash, &entry, gens);
 	return true;
 }
