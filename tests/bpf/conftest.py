@@ -16,12 +16,12 @@ from tests.bpf.namespace import Namespace
 from tests.bpf.rig import Rig
 
 SIZES = DataplaneConfig(
-    flows=256,
+    flows=16_384,
     services=64,
     machines=16,
     maglev_entries=1024,
     pool_addresses=512,
-    fragments=1024,
+    fragments=8192,
 )
 
 

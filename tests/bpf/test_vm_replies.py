@@ -189,6 +189,14 @@ def test_a_tuple_used_again_is_not_closing(rig: Rig) -> None:
     assert rig.xdp(second) == dropped(second, R.FLOW_CONFLICT)
 
 
+def test_client_whose_route_moves(rig: Rig) -> None:
+    """A SYN that is sent again and comes in elsewhere is the same connection."""
+    packet = p.client_tcp(22, "S")
+    rig.xdp(packet, "up0")
+    assert rig.xdp(packet, "up1") == delivered(packet, 1, 2222, w.SSH)
+    assert [entry.ifindex for entry in rig.reverses()] == [rig.ifindex["up1"]]
+
+
 def test_reverse_entries_are_confirmed_with_their_flows(rig: Rig) -> None:
     """So that a flood does not displace those in use."""
     rig.xdp(p.client_tcp(22, "S"))
