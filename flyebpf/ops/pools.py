@@ -24,11 +24,17 @@ Used = type[Address] | type[PrivateAddress]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The usable part of ``cidr``: ``count`` addresses from ``first`` on."""
+    """The usable part of ``cidr``: ``count`` addresses from ``first`` on, given
+    out from the one at ``start`` on, and around."""
 
     cidr: str
     first: IPv4Address | IPv6Address
     count: int
+    start: int = 0
+
+    def __getitem__(self, position: int) -> str:
+        """The address that is given out at this position, from 0 on."""
+        return str(self.first + (position + self.start) % self.count)
 
     def __contains__(self, address: str) -> bool:
         parsed = ip_address(address)
@@ -39,9 +45,11 @@ class Block:
 
 def routed(cidr: str) -> Block:
     """A pool whose addresses are routed to the hosts one by one (Anycast): there
-    is no link and so no network or broadcast address; all are usable."""
+    is no link and so no network or broadcast address; all are usable. The
+    first one (``.0``) comes last: some filters out there still think otherwise."""
     network = ip_network(cidr)
-    return Block(cidr, network.network_address, network.num_addresses)
+    count = network.num_addresses
+    return Block(cidr, network.network_address, count, start=1 % count)
 
 
 def linked(cidr: str) -> Block:
@@ -82,7 +90,7 @@ def _never_given_out(
     for block in blocks:
         for offset in range(positions.get(block.cidr, 0), block.count):
             positions[block.cidr] = offset + 1
-            address = str(block.first + offset)
+            address = block[offset]
             if tx.is_free(used, address):
                 return replace(pool, positions=positions), address
     return replace(pool, positions=positions), None
@@ -110,4 +118,4 @@ def _searched(tx: Tx, blocks: Sequence[Block], used: Used) -> str | None:
 def _addresses(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
         for offset in range(block.count):
-            yield str(block.first + offset)
+            yield block[offset]

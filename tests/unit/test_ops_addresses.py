@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 def test_allocate(store: SqliteStore) -> None:
     address = addresses.allocate_v4(store, SMALL, "web")
-    assert (address.address, address.app) == ("203.0.113.4", "web")
+    assert (address.address, address.app) == ("203.0.113.5", "web")
     assert (address.type, address.region) == (AddressKind.V4, "global")
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", address.created)
     other = addresses.allocate_v4(store, SMALL, "db")
@@ -63,7 +63,7 @@ def test_a_released_address_rests_while_there_are_others(store: SqliteStore) -> 
     first = addresses.allocate_v4(store, SMALL, "web")
     addresses.release(store, "web", [first.address])
     given = [addresses.allocate_v4(store, SMALL, "db").address for _ in range(4)]
-    assert given == ["203.0.113.5", "203.0.113.6", "203.0.113.7", first.address]
+    assert given == ["203.0.113.6", "203.0.113.7", "203.0.113.4", first.address]
 
 
 @pytest.mark.parametrize(
