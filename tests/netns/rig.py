@@ -259,13 +259,24 @@ class Rig:
         return [dict(item) for item in items]
 
     def retransmissions(self, node: str) -> int:
-        """TCP segments that the node has sent again."""
-        lines = [
-            line.split()
-            for line in self.run(node, "cat", "/proc/net/snmp").stdout.splitlines()
-            if line.startswith("Tcp:")
-        ]
-        return int(dict(zip(*lines, strict=True))["RetransSegs"])
+        """TCP segments that the node has sent again because they were lost.
+
+        Those that the receiver reported as duplicates (DSACK, RFC 2883) had
+        arrived: on a busy machine an answer may take longer than the timeout.
+        """
+        tcp = self.kernel_counters(node)
+        duplicates = tcp["TcpExt.TCPDSACKRecv"] + tcp["TcpExt.TCPDSACKOfoRecv"]
+        return tcp["Tcp.RetransSegs"] - duplicates
+
+    def kernel_counters(self, node: str) -> dict[str, int]:
+        """``/proc/net/snmp`` and ``netstat`` of the node: ``Group.Name``."""
+        files = ["/proc/net/snmp", "/proc/net/netstat"]
+        lines = [line.split() for line in self.run(node, "cat", *files).stdout.splitlines()]
+        return {
+            names[0].rstrip(":") + "." + name: int(value)
+            for names, values in zip(lines[::2], lines[1::2], strict=True)
+            for name, value in zip(names[1:], values[1:], strict=True)
+        }
 
     def curl(self, node: str, url: str, *, seconds: float = 5) -> str:
         return self.run(node, "curl", "-sS", "-m", str(seconds), url).stdout
