@@ -60,6 +60,9 @@ def ensure(config: DaemonConfig, log: Log = lambda _: None) -> Generation:
     maps, created = open_maps(root / "maps", specs, log)
     folder = root / "programs" / digest
     compiled = False
+    if created and folder.is_dir():
+        log(f"the pinned programs {digest} use maps that are gone: they are compiled anew")
+        shutil.rmtree(folder)
     programs = adopt_programs(folder, log)
     if programs is None:
         log(f"compiling the BPF programs, source {digest}")
@@ -121,17 +124,32 @@ def open_maps(
     folder: Path, specs: tuple[MapSpec, ...], log: Log
 ) -> tuple[dict[str, Map], tuple[str, ...]]:
     """Every map, and the names of those that did not exist."""
-    maps: dict[str, Map] = {}
-    created = []
+    maps = {}
     for spec in specs:
-        path = folder / spec.pin_name
-        found = open_map(path, spec, log)
-        if found is None:
-            found = Map.create(spec)
-            found.pin(path)
-            created.append(spec.name)
-        maps[spec.name] = found
-    return maps, tuple(created)
+        if (found := open_map(folder / spec.pin_name, spec, log)) is not None:
+            maps[spec.name] = found
+    drop_incomplete(folder, specs, maps, log)
+    created = [spec for spec in specs if spec.name not in maps]
+    for spec in created:
+        maps[spec.name] = Map.create(spec)
+        maps[spec.name].pin(folder / spec.pin_name)
+    return maps, tuple(spec.name for spec in created)
+
+
+def drop_incomplete(
+    folder: Path, specs: tuple[MapSpec, ...], maps: dict[str, Map], log: Log
+) -> None:
+    """A family of which a member is gone is of no use: its indexes lead
+    nowhere. Programs that are attached keep the members that they use."""
+    family = [spec for spec in specs if spec.family]
+    lost = [spec.name for spec in family if spec.name not in maps]
+    if not lost or len(lost) == len(family):
+        return
+    log(f"the pinned maps {', '.join(lost)} are gone: all that belong with them are made anew")
+    for spec in family:
+        if spec.name in maps:
+            maps.pop(spec.name).close()
+            (folder / spec.pin_name).unlink()
 
 
 def open_map(path: Path, spec: MapSpec, log: Log) -> Map | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -45,6 +45,7 @@ class MapSpec:
     value: CType
     max_entries: int
     flags: int = 0
+    family: str = ""
 
     @property
     def digest(self) -> str:
@@ -56,6 +57,7 @@ class MapSpec:
                 describe(self.value),
                 str(self.max_entries),
                 str(self.flags),
+                self.family,
             )
         )
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -85,8 +87,27 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
+INDEPENDENT = ("drops", "counts")
+"""Maps in which no index of another map is, nor is theirs in any."""
+
+
 def map_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
-    """Every pinned map, at the configured sizes."""
+    """Every pinned map, at the configured sizes.
+
+    Maps that hold indexes of each other are one family: when the layout or the
+    size of one changes, all of them are new. A new ``slots`` beside an old
+    ``tables`` or ``flows`` would lead packets to other machines.
+    """
+    specs = plain_specs(config)
+    text = "".join(spec.digest for spec in specs if spec.name not in INDEPENDENT)
+    family = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return tuple(
+        spec if spec.name in INDEPENDENT else replace(spec, family=family) for spec in specs
+    )
+
+
+def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
+    """Each map by itself."""
     buckets = flow_buckets(config)
     u32 = layout.U32
     array, per_cpu, hash_ = MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.HASH

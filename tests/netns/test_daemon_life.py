@@ -170,6 +170,24 @@ def test_life(daemon: Daemon) -> None:
     assert "vm_to_host" in sh("nft list ruleset")
 
 
+def test_a_pin_that_is_gone_never_splits_daemon_and_programs(daemon: Daemon) -> None:
+    """Programs use the maps that they were loaded with, pinned or not."""
+    daemon.start()
+    daemon.end()
+    first = edge_program()
+    (pin,) = (daemon.folder / "bpf" / "maps").glob("slots-*")
+    pin.unlink()
+    daemon.start()
+    assert "slots are gone" in daemon.log.read_text()
+    assert edge_program() not in (0, first)
+    used = set(json.loads(sh(f"bpftool -j prog show id {edge_program()}"))["map_ids"])
+    pinned = {
+        json.loads(sh(f"bpftool -j map show pinned {path}"))["id"]
+        for path in (daemon.folder / "bpf" / "maps").iterdir()
+    }
+    assert used <= pinned
+
+
 def test_a_foreign_program_on_the_uplink_is_reported(daemon: Daemon) -> None:
     from flyebpf.bpf.libbpf import XdpLink
 
