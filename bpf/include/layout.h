@@ -82,9 +82,7 @@ struct service_state {
 
 #define SERVICE_REVERSE 1 /* replies need `reverse`: several (VIP, port) share
 			   * one (machine, internal port) */
-#define SERVICE_FGS 2	  /* delivered to fly-global-services (UDP) */
 #define SERVICE_PROXY 4	  /* has handlers: belongs to the proxy */
-#define SERVICE_KEEP_PORT 8 /* internal port = the port dialled */
 struct service {
 	__u32 id;    /* index in `service_stats` */
 	__u32 table; /* index in `tables` */
@@ -225,11 +223,11 @@ struct policy_key {
 };
 #define POLICY_ALLOW 0 /* otherwise an enum drop_reason */
 
-/* Other per-CPU counts (`counts`, indexed by enum count). Append only. */
+/* Other per-CPU counts (`counts`, indexed by enum count). Append only. Packets
+ * of known flows are those of `service_stats` less its flows. */
 enum count {
 	COUNT_ECHO = 1,		/* ICMP echoes answered */
 	COUNT_RST = 2,		/* resets sent for want of a machine */
-	COUNT_FLOW_HIT = 3,
 	COUNT_FLOW_NEW = 4,
 	COUNT_FLOW_EVICTED = 5, /* a live flow gave way to a new one */
 	COUNT_VIA_TC = 6,	/* delivered the slow way */

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Hashable, Sequence
 from typing import cast
 
-from flyebpf.bpf.layout import SERVICE_FGS, SERVICE_PROXY, SERVICE_REVERSE
+from flyebpf.bpf.layout import SERVICE_PROXY, SERVICE_REVERSE
 from flyebpf.drivers.map_pools import Pools, no_pool
 from flyebpf.drivers.map_ranges import RangeKey, Ranges
 from flyebpf.drivers.map_service_ids import ServiceIds, ensure_ids, look_up
@@ -16,8 +16,6 @@ from flyebpf.drivers.mapio import MapLike, UnappliedError, be16, explain, write_
 from flyebpf.errors import KernelError
 from flyebpf.model.rows import Row, ServiceRow
 from flyebpf.reconcile.base import Failure
-
-UDP = 17
 
 SERVICE_KEY = struct.Struct("=I2sBx")  # vip, port, proto
 SERVICE = struct.Struct("=II2sH4x")  # id, table, internal port, flags
@@ -65,11 +63,7 @@ class ServicePart:
             raise UnappliedError(f"table {row.table} of service {row.service} is not in the kernel")
         if index is None:
             raise UnappliedError(f"service {row.service} has no id")
-        flags = (
-            (SERVICE_REVERSE if row.reverse else 0)
-            | (SERVICE_FGS if row.proto == UDP else 0)
-            | (SERVICE_PROXY if row.proxy else 0)
-        )
+        flags = (SERVICE_REVERSE if row.reverse else 0) | (SERVICE_PROXY if row.proxy else 0)
         return SERVICE.pack(index, table, be16(row.internal_port), flags)
 
     def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:

@@ -100,7 +100,6 @@ class Count(IntEnum):
 
     ECHO = 1
     RST = 2
-    FLOW_HIT = 3
     FLOW_NEW = 4
     FLOW_EVICTED = 5
     VIA_TC = 6

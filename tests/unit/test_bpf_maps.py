@@ -432,7 +432,7 @@ class TestServices:
         udp, proxied = rig.service(5, 53, 17), rig.service(5, 443)
         assert udp is not None
         assert proxied is not None
-        assert udp.flags == layout.SERVICE_FGS | layout.SERVICE_REVERSE
+        assert udp.flags == layout.SERVICE_REVERSE
         assert proxied.flags == layout.SERVICE_PROXY
 
     def test_a_full_map_names_what_to_raise(self, rig: Rig) -> None:
