@@ -55,9 +55,7 @@ def shot(
     return Outcome(Tc.SHOT, bytes(packet), {reason: (1, length)}, counts or {})
 
 
-def delivered(
-    packet: Packet, number: int, port: int, service: int, *, new: bool = True
-) -> Outcome:
+def delivered(packet: Packet, number: int, port: int, service: int, *, new: bool = True) -> Outcome:
     """XDP redirects a client's packet to machine ``number``."""
     return Outcome(
         Xdp.REDIRECT,
@@ -69,6 +67,4 @@ def delivered(
 
 def answered(packet: Packet, vip: str, port: int, service: int) -> Outcome:
     """tc sends a machine's packet to its client as the VIP."""
-    return Outcome(
-        Tc.REDIRECT, to_client(packet, vip, port), stats={service: sent(packet)}
-    )
+    return Outcome(Tc.REDIRECT, to_client(packet, vip, port), stats={service: sent(packet)})

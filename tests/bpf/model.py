@@ -226,6 +226,9 @@ class Model:
         reason = self._check_ip(frame)
         if reason is not None:
             return Verdict(Xdp.DROP, frame, reason)
+        return self._for_vip(frame, vip)
+
+    def _for_vip(self, frame: bytes, vip: int) -> Verdict:
         if get16(frame, 20) & 0x1FFF:
             return self._later_fragment(frame)
         proto = frame[23]

@@ -4,7 +4,7 @@
 =========  ==================================================================
 ``up0``    uplink, 192.0.2.1/24, default route; its other end is ``wire0``
 ``up1``    uplink, 198.51.100.1/24; other end ``wire1``
-``lan0``   not an uplink, 10.9.0.1/24
+``lan0``   not an uplink, 10.9.0.1/24; other end ``wire2``
 ``vm1``…   interfaces of machines; the machines' ends are ``guest1``…
 =========  ==================================================================
 """
@@ -24,52 +24,51 @@ MACHINES = 4
 
 SETUP = """
 link set lo up
-link add up0 type veth peer name wire0
-link add up1 type veth peer name wire1
-link add lan0 type veth peer name wire2
 link set up0 address 02:00:00:00:00:01
-link set wire0 address 02:00:00:00:00:02
 address add 192.0.2.1/24 dev up0
 address add 198.51.100.1/24 dev up1
 address add 10.9.0.1/24 dev lan0
-"""
-ROUTES = """
 route add default via 192.0.2.254 dev up0
 route add unreachable 192.88.99.0/24
 neigh add 192.0.2.10 lladdr 02:00:00:00:00:02 dev up0 nud permanent
 """
+PAIRS = {
+    "up0": "wire0",
+    "up1": "wire1",
+    "lan0": "wire2",
+    **{f"vm{n}": f"guest{n}" for n in range(1, MACHINES + 1)},
+}
 
 
 class Namespace:
-    """Made by the constructor, gone after :meth:`close`. ``ifindex``: by name."""
+    """Made by the constructor, gone after :meth:`close`. ``ifindex``: by name.
+
+    The far ends are in a namespace of their own, ``far``, which answers nothing
+    by itself.
+    """
 
     def __init__(self) -> None:
         self.name = f"flyebpf-bpf-{os.getpid()}"
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
-        devices = ["up0", "wire0", "up1", "wire1", "lan0", "wire2"]
-        lines = [SETUP]
-        for number in range(1, MACHINES + 1):
-            lines.append(f"link add vm{number} type veth peer name guest{number}")
-            lines.append(f"link set vm{number} address 02:fd:00:00:00:{number:02x}")
-            lines.append(f"link set guest{number} address 02:fe:00:00:00:{number:02x}")
-            devices += [f"vm{number}", f"guest{number}"]
-        lines += [f"link set {device} up" for device in devices]
+        self.far = f"{self.name}-far"
+        for name in (self.name, self.far):
+            ip("netns", "add", name)
+        with self.entered(self.far):
+            quiet(forward=False)
         with self.entered():
-            # Nothing of the kernel's own on the wires while a test listens.
-            Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-            self._ip("\n".join(lines))
-            self._ip(ROUTES)
-            self.ifindex = {name: socket.if_nametoindex(name) for name in devices}
-
-    def _ip(self, commands: str) -> None:
-        subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+            quiet(forward=True)
+            for near, far in PAIRS.items():
+                ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", self.far)
+                ip("link", "set", near, "up")
+                ip("-n", self.far, "link", "set", far, "arp", "off", "up")
+            for line in SETUP.strip().splitlines():
+                ip(*line.split())
+            self.ifindex = {name: socket.if_nametoindex(name) for name in PAIRS}
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """This thread is in the namespace."""
+    def entered(self, name: str = "") -> Iterator[None]:
+        """This thread is in the namespace, or in ``name``."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        inside = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        inside = os.open(f"/run/netns/{name or self.name}", os.O_RDONLY)
         try:
             set_namespace(inside)
             yield
@@ -79,7 +78,18 @@ class Namespace:
             os.close(inside)
 
     def close(self) -> None:
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
+        for name in (self.name, self.far):
+            ip("netns", "del", name)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def quiet(*, forward: bool) -> None:
+    """Nothing of the kernel's own on the wires while a test listens."""
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(forward)))
 
 
 def set_namespace(fd: int) -> None:

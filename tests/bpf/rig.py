@@ -129,8 +129,15 @@ class Rig:
         self.policy("127.0.0.0/8", DropReason.VM_TO_HOST)
 
     def _clear(self, opened: Map) -> None:
-        if opened.name in ("services", "service_ranges", "vm_slots", "replies", "fragments",
-                           "egress_policy", "ids"):
+        if opened.name in (
+            "services",
+            "service_ranges",
+            "vm_slots",
+            "replies",
+            "fragments",
+            "egress_policy",
+            "ids",
+        ):
             for key in list(opened.keys()):
                 opened.delete(key)
             return
@@ -323,6 +330,10 @@ class Rig:
     def vm(self, number: int, packet: Packet | bytes, **gso: int) -> Outcome:
         """``vm_tc`` on a frame from machine ``number``."""
         return self.tc(packet, f"vm{number}", **gso)
+
+    def drops(self, reason: DropReason) -> int:
+        """Packets dropped for this so far."""
+        return self._sum("drops", reason, 2)[0]
 
     def _outcome(self, verdict: IntEnum, run: TestRun, start: int, before: Counters) -> Outcome:
         drops, counts, stats = self._counters().since(before)

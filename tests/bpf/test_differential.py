@@ -17,9 +17,9 @@ import socket
 import struct
 from collections.abc import Callable
 
+from flyebpf.bpf import syscalls
 from flyebpf.bpf.layout import SLOT_LIVE, SLOT_VIA_TC
 from flyebpf.bpf.libbpf import Map, Program
-from flyebpf.bpf import syscalls
 from flyebpf.bpf.syscalls import libbpf, possible_cpus
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
@@ -34,11 +34,20 @@ ROOM = 2048
 CLIENTS = [socket.inet_aton(a) for a in ("192.0.2.10", "192.0.2.11", "8.8.8.8", "1.0.0.1")]
 ODD_SOURCES = [
     socket.inet_aton(a)
-    for a in ("127.0.0.1", "0.0.0.1", "224.0.0.1", "255.255.255.255", "172.16.0.2", "100.64.0.2", p.VIP)
+    for a in (
+        "127.0.0.1",
+        "0.0.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "172.16.0.2",
+        "100.64.0.2",
+        p.VIP,
+    )
 ]
 VIPS = [socket.inet_aton(a) for a in (p.VIP, p.VIP, p.VIP, p.VIP2, p.SMALL_VIP)]
 ODD_TARGETS = [
-    socket.inet_aton(a) for a in (p.FREE_VIP, "172.16.0.2", "100.64.0.2", "192.0.2.1", "198.18.5.16")
+    socket.inet_aton(a)
+    for a in (p.FREE_VIP, "172.16.0.2", "100.64.0.2", "192.0.2.1", "198.18.5.16")
 ]
 PORTS = [80, 443, 53, 22, 5000, 5001, 5002, 5003, 5004, 4999, 81, 82, 8443, 1, 0]
 ETHER = mac_bytes(p.HOST_MAC) + mac_bytes(p.ROUTER_MAC) + b"\x08\x00"
@@ -203,7 +212,9 @@ def other(rng: random.Random) -> bytes:
         return rng.randbytes(rng.randrange(14, 80))
     if choice == 1:
         frame = tcp(rng)
-        return frame[:12] + rng.choice((b"\x81\0", b"\x86\xdd", b"\x08\x06", b"\0\x2e")) + frame[14:]
+        return (
+            frame[:12] + rng.choice((b"\x81\0", b"\x86\xdd", b"\x08\x06", b"\0\x2e")) + frame[14:]
+        )
     source, target = ends(rng)
     return ip_packet(rng, source, target, rng.randrange(256), rng.randbytes(rng.randrange(40)))
 
@@ -355,7 +366,7 @@ def test_edge_is_as_its_model(rig: Rig) -> None:
             drops[want.reason] = drops.get(want.reason, 0) + 1
             right = fast.dropped(want.reason) == 1
         same = verdict == want.verdict and metadata_removed(verdict, data, frame) == want.frame
-        assert same and right, f"packet {number}\n" + difference(
+        assert (same, right) == (True, True), f"packet {number}\n" + difference(
             frame, want, verdict, data, right
         )
     compare_counters(rig, model, drops, before)
@@ -367,9 +378,7 @@ def metadata_removed(verdict: int, data: bytes, frame: bytes) -> bytes:
     return data[8:] if longer else data
 
 
-def compare_counters(
-    rig: Rig, model: Model, drops: dict[DropReason, int], before: object
-) -> None:
+def compare_counters(rig: Rig, model: Model, drops: dict[DropReason, int], before: object) -> None:
     """Every counter, in the end."""
     got_drops, counts, stats = rig._counters().since(before)  # type: ignore[arg-type]
     assert {reason: packets for reason, (packets, _) in got_drops.items()} == drops

@@ -103,6 +103,7 @@ ERRORS = [
 @pytest.mark.parametrize(("sent", "port", "internal", "service", "type", "code"), ERRORS)
 def test_error(
     rig: Rig,
+    *,
     sent: Packet,
     port: int,
     internal: int,

@@ -295,7 +295,8 @@ RESETS = [
     ),
     row(
         "the longest headers",
-        p.from_uplink(options=[b"\x01" * 40]) / TCP(**GONE, flags="A", options=[("NOP", None)] * 40),
+        p.from_uplink(options=[b"\x01" * 40])
+        / TCP(**GONE, flags="A", options=[("NOP", None)] * 40),
         2000,
         0,
         "R",

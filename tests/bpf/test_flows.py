@@ -163,9 +163,7 @@ def test_torn_at_any_byte(rig: Rig) -> None:
     """Whatever byte of an entry changes: either it is a miss, or the byte is
     one of `state`, `seen`, which do not say where packets go."""
     rig.xdp(p.SYN)
-    ((key, bucket),) = [
-        (key, value) for key, value in rig.maps["flows"].items() if any(value)
-    ]
+    ((key, bucket),) = [(key, value) for key, value in rig.maps["flows"].items() if any(value)]
     at = next(i for i in range(FLOW_WAYS) if any(bucket[i * 64 + 8 : i * 64 + 64])) * 64
     free = {layout.Flow.state.offset, *range(layout.Flow.seen.offset, layout.Flow.seen.offset + 4)}
     for offset in range(64):
@@ -325,5 +323,3 @@ def test_maglev_entry_of_a_tuple(rig: Rig) -> None:
         index = maglev_index(Tuple(p.CLIENT, p.VIP, sport, 443, 6), rig.settings.seed, len(table))
         got = Ether(rig.xdp(packet).packet)[IP].dst
         assert got == p.private_ip(table[index])
-
-

@@ -68,7 +68,12 @@ MOVED = [
     ),
     row("a field grows", "	__u32 vip_base;", "	__u64 vip_base;", "pool"),
     row("a field is added at the end", "	__u64 pad[3];", "	__u64 pad[4];", "size of slot"),
-    row("a field is renamed", "	__be16 internal_port;\n	__u32 slot;", "	__be16 inner_port;\n	__u32 slot;", "internal_port"),
+    row(
+        "a field is renamed",
+        "	__be16 internal_port;\n	__u32 slot;",
+        "	__be16 inner_port;\n	__u32 slot;",
+        "internal_port",
+    ),
     row("an array grows", "#define MAX_POOLS 16", "#define MAX_POOLS 17", "MAX_POOLS"),
     row("a flag changes", "#define SLOT_VIA_TC 2", "#define SLOT_VIA_TC 8", "SLOT_VIA_TC"),
     row("a count changes", "	COUNT_RST = 2,", "	COUNT_RST = 3,", "COUNT_RST"),

@@ -31,16 +31,32 @@ LLDP = Ether(src=p.vm_mac(1), dst="01:80:c2:00:00:0e", type=0x88CC) / Raw(bytes(
 
 DROPPED = [
     row("another machine's MAC", with_(OWN, Ether, src=p.vm_mac(2)), R.SPOOFED_MAC),
-    row("a MAC that differs in its last bit", with_(OWN, Ether, src="02:fe:00:00:00:00"), R.SPOOFED_MAC),
-    row("a MAC that differs in its first bit", with_(OWN, Ether, src="82:fe:00:00:00:01"), R.SPOOFED_MAC),
+    row(
+        "a MAC that differs in its last bit",
+        with_(OWN, Ether, src="02:fe:00:00:00:00"),
+        R.SPOOFED_MAC,
+    ),
+    row(
+        "a MAC that differs in its first bit",
+        with_(OWN, Ether, src="82:fe:00:00:00:01"),
+        R.SPOOFED_MAC,
+    ),
     row("the gateway's MAC", with_(OWN, Ether, src=p.gateway_mac(1)), R.SPOOFED_MAC),
-    row("another machine's MAC, over ARP", with_(p.vm_arp(1, p.VIP), Ether, src=p.vm_mac(2)), R.SPOOFED_MAC),
+    row(
+        "another machine's MAC, over ARP",
+        with_(p.vm_arp(1, p.VIP), Ether, src=p.vm_mac(2)),
+        R.SPOOFED_MAC,
+    ),
     row("another machine's address", with_(OWN, IP, src=p.private_ip(2)), R.SPOOFED_IP),
     row("a public address", with_(OWN, IP, src=p.CLIENT), R.SPOOFED_IP),
     row("the VIP itself", with_(OWN, IP, src=p.VIP), R.SPOOFED_IP),
     row("no address (DHCP)", with_(OWN, IP, src="0.0.0.0"), R.SPOOFED_IP),
     row("its alias", with_(OWN, IP, src=p.alias_ip(1)), R.SPOOFED_IP),
-    row("a fragment with another's address", with_(OWN, IP, src=p.private_ip(2), frag=9), R.SPOOFED_IP),
+    row(
+        "a fragment with another's address",
+        with_(OWN, IP, src=p.private_ip(2), frag=9),
+        R.SPOOFED_IP,
+    ),
     row("IPv6", V6, R.IPV6),
     row("a VLAN tag", TAGGED, R.ETHERTYPE),
     row("LLDP", LLDP, R.ETHERTYPE),

@@ -36,7 +36,9 @@ OUT = [
     row("a connection to the internet", own_tcp()),
     row("its own DNS from the port of a UDP service", own_udp()),
     row("a ping", PING),
-    row("an ICMP error about its own traffic", p.from_vm(1) / ICMP(type=3, code=3) / Raw(bytes(40))),
+    row(
+        "an ICMP error about its own traffic", p.from_vm(1) / ICMP(type=3, code=3) / Raw(bytes(40))
+    ),
     row("TTL 1 is the host's to answer", own_tcp(ttl=1)),
     row("GRE", p.from_vm(1, proto=47) / Raw(b"\0" * 12)),
     row("IP options", p.from_vm(1, options=[b"\x94\x04\0\0"]) / TCP(sport=50000, dport=1)),
@@ -158,7 +160,14 @@ HAIRPINS = [
     row("TCP to itself", 1, p.vm_tcp(1, 50000, "S", dst=p.VIP, dport=80), 1, 8080, w.WEB),
     row("UDP to itself", 1, own_udp(1, dst=p.VIP), 1, 5353, w.DNS),
     row("a range", 4, own_udp(4, dst=p.VIP, dport=5002), 2, 6000, w.GAME),
-    row("padding is not counted", 4, own_udp(4, dst=p.VIP, payload=b"") / Padding(bytes(18)), 1, 5353, w.DNS),
+    row(
+        "padding is not counted",
+        4,
+        own_udp(4, dst=p.VIP, payload=b"") / Padding(bytes(18)),
+        1,
+        5353,
+        w.DNS,
+    ),
     row(
         "UDP without a checksum",
         4,
@@ -181,7 +190,7 @@ HAIRPINS = [
 
 @pytest.mark.parametrize(("sender", "packet", "number", "port", "service"), HAIRPINS)
 def test_hairpin(
-    rig: Rig, sender: int, packet: Packet, number: int, port: int, service: int
+    rig: Rig, *, sender: int, packet: Packet, number: int, port: int, service: int
 ) -> None:
     want = hairpinned(packet, sender, number, port, service, new=True)
     assert rig.vm(sender, packet) == want
@@ -240,8 +249,16 @@ HAIRPIN_DROPPED = [
     row("TTL 1", own_tcp(4, dst=p.VIP, dport=80, ttl=1), R.TTL),
     row("GRE to a VIP", p.from_vm(4, dst=p.VIP, proto=47) / Raw(bytes(8)), R.PROTO),
     row("a ping to nobody's address", p.from_vm(4, dst=p.FREE_VIP) / ICMP(), R.VIP_UNALLOCATED),
-    row("an ICMP error to a VIP", p.from_vm(4, dst=p.VIP) / ICMP(type=3) / Raw(bytes(28)), R.ICMP_TYPE),
-    row("7 bytes of ICMP", p.from_vm(4, dst=p.VIP, proto=1) / Raw(b"\x08" + bytes(6)), R.BAD_L4_HEADER),
+    row(
+        "an ICMP error to a VIP",
+        p.from_vm(4, dst=p.VIP) / ICMP(type=3) / Raw(bytes(28)),
+        R.ICMP_TYPE,
+    ),
+    row(
+        "7 bytes of ICMP",
+        p.from_vm(4, dst=p.VIP, proto=1) / Raw(b"\x08" + bytes(6)),
+        R.BAD_L4_HEADER,
+    ),
     row("a ping in fragments", p.from_vm(4, dst=p.VIP, flags="MF") / ICMP(), R.ICMP_FRAGMENT),
 ]
 

@@ -63,7 +63,7 @@ ANSWERS = [
 @pytest.mark.parametrize("known", [True, False], ids=["with a flow", "without a flow"])
 @pytest.mark.parametrize(("question", "answer", "port", "service"), ANSWERS)
 def test_answer(
-    rig: Rig, question: Packet, answer: Packet, port: int, service: int, known: bool
+    rig: Rig, *, question: Packet, answer: Packet, port: int, service: int, known: bool
 ) -> None:
     """Without a flow too, when only one address and port leads to the port."""
     if known:
@@ -304,11 +304,7 @@ def test_icmp_error(rig: Rig, packet: Packet, port: int, service: int, known: bo
 def test_icmp_error_as_the_right_vip(rig: Rig) -> None:
     """REVERSE services: found by the quoted ports."""
     packet = p.client_tcp(22, "S", dst=p.VIP2)
-    error = (
-        p.from_vm(1)
-        / ICMP(type=3, code=3)
-        / Raw(p.to_vm(packet, 1, 2222)[14:42])
-    )
+    error = p.from_vm(1) / ICMP(type=3, code=3) / Raw(p.to_vm(packet, 1, 2222)[14:42])
     assert rig.vm(1, error) == shot(error, R.REPLY_AMBIGUOUS)
     rig.xdp(packet)
     assert IP(rig.vm(1, error).packet[14:]).src == p.VIP2

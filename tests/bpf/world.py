@@ -45,9 +45,7 @@ def build(rig: Rig) -> None:
     rig.service(VIP, TCP, 80, id=WEB, table=one, internal=8080)
     rig.service(VIP, UDP, 53, id=DNS, table=one, internal=5353)
     rig.service(VIP, TCP, 443, id=BIG, table=both, internal=443)
-    rig.service_range(
-        VIP, UDP, 5000, 14, id=GAME, table=two, internal=6000, flags=SERVICE_REVERSE
-    )
+    rig.service_range(VIP, UDP, 5000, 14, id=GAME, table=two, internal=6000, flags=SERVICE_REVERSE)
     for vip in (VIP, VIP2):
         rig.service(vip, TCP, 22, id=SSH, table=one, internal=2222, flags=SERVICE_REVERSE)
     for proto in (TCP, UDP):
