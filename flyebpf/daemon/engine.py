@@ -7,7 +7,7 @@ All methods but the properties are for one thread. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 
 from flyebpf import collector
@@ -133,14 +133,19 @@ class Engine:
 
     def sync_full(self) -> bool:
         """Compare everything with the kernel and repair it. True when
-        something had to be repaired: then what refers to it is looked at again
-        by another pass."""
+        something had to be repaired, or could not be and was before: then what
+        refers to it is looked at again by another pass."""
         self.links.forget()
-        before = self.reconciler.stats.drift_repaired
+        before = self._outcome()
         self.reconciler.sync_full()
         self.maps.sweep()
         self._note()
-        return self.reconciler.stats.drift_repaired != before
+        return self._outcome() != before
+
+    def _outcome(self) -> tuple[int, frozenset[tuple[type[Row], Hashable]]]:
+        """What was repaired, counted, and what has failed."""
+        failed = frozenset((row.kind, row.key) for row in self.reconciler.failures)
+        return self.reconciler.stats.drift_repaired, failed
 
     def _note(self) -> None:
         """Tell the next daemon what the kernel holds."""
