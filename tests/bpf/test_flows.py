@@ -14,6 +14,7 @@ from flyebpf.bpf.layout import FLOW_CONFIRMED, FLOW_REPLIED, FLOW_WAYS
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
 from tests.bpf import world as w
+from tests.bpf.arithmetic import Tuple, maglev_index
 from tests.bpf.expect import answered, delivered, dropped, shot
 from tests.bpf.rig import Outcome, Rig, Xdp
 
@@ -314,8 +315,6 @@ def test_flows_of_vms_are_flows(rig: Rig) -> None:
 
 def test_maglev_entry_of_a_tuple(rig: Rig) -> None:
     """The choice is the hash's: the same on every host with the same seed."""
-    from tests.bpf.model import Tuple, maglev_index
-
     table = [1 if i % 3 else 2 for i in range(16)]
     rig.table(table, BIG_TABLE)
     for sport in range(40000, 40100):
