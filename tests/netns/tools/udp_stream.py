@@ -7,6 +7,7 @@ answered. SECONDS may be ended early by SIGTERM.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -37,6 +38,8 @@ def main() -> None:
                 payload = client.recv(2048, socket.MSG_DONTWAIT).decode()
             except BlockingIOError:
                 return
+            except ConnectionRefusedError:  # no server just now: it goes on
+                continue
             missing.discard(int(payload.rpartition(" ")[2]))
             name = payload.partition(" ")[0]
             servers[name] = servers.get(name, 0) + 1
@@ -45,7 +48,8 @@ def main() -> None:
     sent = 0
     while not ended and time.monotonic() - started < seconds:
         missing.add(sent)
-        client.send(str(sent).encode())
+        with contextlib.suppress(ConnectionRefusedError):  # an earlier one's
+            client.send(str(sent).encode())
         sent += 1
         collect()
         time.sleep(max(0.0, started + sent / rate - time.monotonic()))
