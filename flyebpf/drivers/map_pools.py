@@ -15,9 +15,8 @@ from flyebpf.errors import KernelError
 from flyebpf.model.rows import Row, SettingsRow, VipRow
 from flyebpf.reconcile.base import Failure
 
-NOWHERE = (0xFFFFFFFF, 0xFFFFFFFF)
-"""Prefix and mask of an entry that stands for no pool: 255.255.255.255 is
-never a destination that XDP sees."""
+NOWHERE = (0xFFFFFFFF, 0)
+"""Prefix and mask of an entry that stands for no pool: no address matches it."""
 
 UNKNOWN = "vip#"
 """How an index is named whose pool is no longer known."""

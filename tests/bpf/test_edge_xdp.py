@@ -9,6 +9,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Padding, Raw
 
 from flyebpf.bpf.layout import SLOT_LIVE, VIP_RANGES
+from flyebpf.drivers.map_pools import NOWHERE
 from flyebpf.errors import KernelError
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
@@ -242,6 +243,17 @@ def test_no_settings_nothing_is_ours(rig: Rig) -> None:
     rig.write_settings()
     for packet in (p.SYN, p.NOT_POOL, p.ECHO, p.client_tcp(dst=p.private_ip(1))):
         assert rig.xdp(packet) == passed(packet)
+
+
+@pytest.mark.parametrize("dst", ["255.255.255.255", "0.0.0.0", "192.0.2.1"])
+def test_pool_removed(rig: Rig, dst: str) -> None:
+    """The place of a pool that was removed takes no packets, broadcasts (DHCP)
+    least of all."""
+    rig.settings.pool[1].prefix, rig.settings.pool[1].mask = NOWHERE
+    rig.settings.pool[1].vip_base = 0
+    rig.write_settings()
+    packet = p.client_udp(68, dst=dst)
+    assert rig.xdp(packet) == passed(packet)
 
 
 def test_vip_released(rig: Rig) -> None:
