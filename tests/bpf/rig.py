@@ -245,10 +245,20 @@ class Rig:
         self.maps["service_states"].update(u32(id), bytes(layout.ServiceState(generation)))
 
     def reply(
-        self, slot: int, proto: int, internal: int, *, id: int, vip: str = "", port: int = 0
+        self,
+        slot: int,
+        proto: int,
+        internal: int,
+        *,
+        id: int,
+        vip: str = "",
+        port: int = 0,
+        unique: bool = True,
     ) -> None:
-        """``vip`` and ``port`` if they are the only ones."""
-        value = layout.Reply(service=id, port=port, flags=layout.REPLY_UNIQUE if vip else 0)
+        """``vip`` and ``port`` lead there: the only ones, or (not ``unique``) the
+        oldest; none given: there are several, and none of them is known."""
+        flags = layout.REPLY_UNIQUE if vip and unique else 0
+        value = layout.Reply(service=id, port=port, flags=flags)
         value.vip[:] = mapped(vip) if vip else bytes(16)
         key = layout.ReplyKey(slot, internal, proto)
         self.maps["replies"].update(bytes(key), bytes(value))

@@ -8,7 +8,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Padding, Raw
 
-from flyebpf.bpf.layout import FLOW_CLOSING, FLOW_CONFIRMED, FLOW_REPLIED
+from flyebpf.bpf.layout import FLOW_CLOSING, FLOW_CONFIRMED, FLOW_REPLIED, SERVICE_REVERSE
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
 from tests.bpf import world as w
@@ -187,6 +187,32 @@ def test_a_tuple_used_again_is_not_closing(rig: Rig) -> None:
     rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
     second = p.client_tcp(22, "S", dst=p.VIP2)
     assert rig.xdp(second) == dropped(second, R.FLOW_CONFLICT)
+
+
+def second_vip(rig: Rig) -> None:
+    """VIP2 tcp 80 leads to WEB's machine and port from now on."""
+    for vip in (p.VIP, p.VIP2):
+        rig.service(vip, 6, 80, id=w.WEB, table=0, internal=8080, flags=SERVICE_REVERSE)
+    rig.reply(1, 6, 8080, id=w.WEB, vip=p.VIP, port=80, unique=False)
+
+
+def test_second_vip_added_under_a_flow(rig: Rig) -> None:
+    """The flow from before goes on being answered, and is kept alive by it."""
+    rig.xdp(p.client_tcp(80, "S"))
+    second_vip(rig)
+    answer = p.vm_tcp(1, flags="SA")
+    assert rig.vm(1, answer) == answered(answer, p.VIP, 80, w.WEB)
+    assert [flow.state for flow in rig.flows()] == [FLOW_REPLIED]
+    rig.xdp(p.client_tcp(80, "S", dst=p.VIP2, sport=40001))
+    answer = p.vm_tcp(1, flags="SA", dport=40001)
+    assert rig.vm(1, answer) == answered(answer, p.VIP2, 80, w.WEB)
+
+
+def test_second_vip_and_no_flow(rig: Rig) -> None:
+    """The oldest VIP is no guess: without a flow nothing is sent from it."""
+    second_vip(rig)
+    answer = p.vm_tcp(1)
+    assert rig.vm(1, answer) == shot(answer, R.REPLY_AMBIGUOUS)
 
 
 def test_client_whose_route_moves(rig: Rig) -> None:
