@@ -44,7 +44,7 @@ def release(store: SqliteStore, address: str) -> None:
 
 def test_all_addresses_of_a_routed_pool_are_usable(store: SqliteStore) -> None:
     taken = [take(store, "192.0.2.0/30", "198.51.100.7/32") for _ in range(5)]
-    assert taken == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.7"]
+    assert taken == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.0", "198.51.100.7"]
     assert take(store, "192.0.2.0/30", "198.51.100.7/32") is None
 
 
@@ -66,7 +66,7 @@ def test_released_addresses_come_back_last_and_longest_released_first(
     for address in (second, first, third):
         release(store, address)
     assert [take(store, "192.0.2.0/29") for _ in range(8)] == [
-        *(f"192.0.2.{n}" for n in range(3, 8)),
+        *(f"192.0.2.{n}" for n in (4, 5, 6, 7, 0)),
         second,
         first,
         third,
@@ -75,23 +75,23 @@ def test_released_addresses_come_back_last_and_longest_released_first(
 
 
 def test_a_pool_that_grows(store: SqliteStore) -> None:
-    assert [take(store, "192.0.2.0/31") for _ in range(3)] == ["192.0.2.0", "192.0.2.1", None]
+    assert [take(store, "192.0.2.0/31") for _ in range(3)] == ["192.0.2.1", "192.0.2.0", None]
     assert [take(store, "192.0.2.0/30") for _ in range(3)] == ["192.0.2.2", "192.0.2.3", None]
 
 
 def test_addresses_of_a_pool_that_was_away_are_found_again(store: SqliteStore) -> None:
     one, other = "192.0.2.0/31", "198.51.100.0/31"
-    assert [take(store, one) for _ in range(2)] == ["192.0.2.0", "192.0.2.1"]
+    assert [take(store, one) for _ in range(2)] == ["192.0.2.1", "192.0.2.0"]
     release(store, "192.0.2.0")
-    assert [take(store, other) for _ in range(3)] == ["198.51.100.0", "198.51.100.1", None]
+    assert [take(store, other) for _ in range(3)] == ["198.51.100.1", "198.51.100.0", None]
     assert take(store, one) == "192.0.2.0"
     assert take(store, one) is None
 
 
 def test_a_large_pool_costs_no_more(store: SqliteStore) -> None:
-    assert take(store, "10.0.0.0/8") == "10.0.0.0"
-    assert take(store, "2001:db8::/32") == "2001:db8::"
+    assert take(store, "10.0.0.0/8") == "10.0.0.1"
     assert take(store, "2001:db8::/32") == "2001:db8::1"
+    assert take(store, "2001:db8::/32") == "2001:db8::2"
 
 
 CIDRS = ("192.0.2.0/30", "192.0.2.0/31", "192.0.2.4/31", "198.51.100.0/30")
