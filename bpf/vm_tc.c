@@ -14,6 +14,10 @@
 #include "vm_icmp.h"
 #include "vm_own.h"
 
+/* Not a verdict: no reply, so the VM's own. Returned rather than acted upon,
+ * because everything is inlined and each call would be one more copy. */
+#define VM_OWN (-2)
+
 /* fly-global-services only ever answers clients (contract, section 1). */
 inline int vm_own_traffic(struct vm *vm)
 {
@@ -47,7 +51,7 @@ inline int vm_l4(struct vm *vm)
 	if (reason)
 		return vm_drop(vm, reason);
 	if (!vm_may_reply(vm))
-		return vm_own_traffic(vm);
+		return VM_OWN;
 	end.client = vm->h.ip.daddr;
 	end.client_port = vm->ports.dest;
 	end.internal_port = vm->ports.source;
@@ -60,7 +64,7 @@ inline int vm_l4(struct vm *vm)
 		return reply_send(vm, &answer);
 	if (found == REPLY_UNSURE)
 		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
-	return vm_own_traffic(vm);
+	return VM_OWN;
 }
 
 inline int vm_icmp(struct vm *vm)
@@ -73,7 +77,7 @@ inline int vm_icmp(struct vm *vm)
 		return icmp_reply_send(vm, &quote, &answer);
 	if (found == REPLY_UNSURE)
 		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
-	return vm_own_traffic(vm);
+	return VM_OWN;
 }
 
 /* A later fragment follows its first one; without that, it can only be the
@@ -100,6 +104,7 @@ inline int vm_fragment(struct vm *vm)
 
 inline int vm_ipv4(struct vm *vm)
 {
+	int verdict = VM_OWN;
 	__u32 reason = vm_load_ipv4(vm);
 
 	if (reason)
@@ -110,10 +115,10 @@ inline int vm_ipv4(struct vm *vm)
 	if (is_later_fragment(&vm->h.ip))
 		return vm_fragment(vm);
 	if (vm->h.ip.protocol == IPPROTO_TCP || vm->h.ip.protocol == IPPROTO_UDP)
-		return vm_l4(vm);
-	if (vm->h.ip.protocol == IPPROTO_ICMP)
-		return vm_icmp(vm);
-	return vm_own_traffic(vm);
+		verdict = vm_l4(vm);
+	else if (vm->h.ip.protocol == IPPROTO_ICMP)
+		verdict = vm_icmp(vm);
+	return verdict == VM_OWN ? vm_own_traffic(vm) : verdict;
 }
 
 int vm_tc(struct __sk_buff *skb)
