@@ -73,7 +73,8 @@ inline int hairpin_echo(struct vm *vm, __u32 vip_index)
 		return vm_drop(vm, DROP_ICMP_FRAGMENT);
 	if (!vip || !(vip->flags & VIP_ALLOCATED))
 		return vm_drop(vm, DROP_VIP_UNALLOCATED);
-	if (bpf_skb_load_bytes(vm->skb, vm->l4, &icmp, sizeof(icmp)))
+	if (vm->l4_room < sizeof(icmp) ||
+	    bpf_skb_load_bytes(vm->skb, vm->l4, &icmp, sizeof(icmp)))
 		return vm_drop(vm, DROP_BAD_L4_HEADER);
 	if (icmp.type != ICMP_ECHO || icmp.code)
 		return vm_drop(vm, DROP_ICMP_TYPE);

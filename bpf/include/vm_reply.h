@@ -93,7 +93,8 @@ inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 	struct reverse *reverse;
 	__u64 hash;
 
-	if (!reply)
+	/* No client has an address of the pools: the edge sees to that. */
+	if (!reply || pool_index(vm->settings, bpf_ntohl(end->client)) != NOT_IN_POOLS)
 		return REPLY_NOT;
 	addr_from_ipv4(&reverse_key.client, end->client);
 	hash = reverse_hash(&reverse_key, vm->settings->seed);
