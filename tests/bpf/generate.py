@@ -31,6 +31,10 @@ ODD_TARGETS = [
     for a in (p.FREE_VIP, "172.16.0.2", "100.64.0.2", "192.0.2.1", "198.18.5.16")
 ]
 PORTS = [80, 443, 53, 22, 5000, 5001, 5002, 5003, 5004, 4999, 81, 82, 8443, 1, 0]
+Ends = tuple[bytes, bytes, int, int]
+"""Source, destination and their ports."""
+MakeEnds = Callable[[random.Random], Ends]
+
 ETHER = mac_bytes(p.HOST_MAC) + mac_bytes(p.ROUTER_MAC) + b"\x08\x00"
 
 
@@ -60,24 +64,24 @@ def ip_packet(rng: random.Random, source: bytes, target: bytes, proto: int, body
     return ETHER + header + body + padding
 
 
-def ends(rng: random.Random) -> tuple[bytes, bytes]:
+def client_ends(rng: random.Random) -> Ends:
+    """Addresses and ports of a client's packet."""
     source = rng.choice(ODD_SOURCES if rng.random() < 0.03 else CLIENTS)
     target = rng.choice(ODD_TARGETS if rng.random() < 0.06 else VIPS)
-    return source, target
+    return source, target, 40000 + rng.randrange(12), rng.choice(PORTS)
 
 
 def pseudo(source: bytes, target: bytes, proto: int, body: bytes) -> bytes:
     return source + target + struct.pack("!HH", proto, len(body)) + body
 
 
-def tcp(rng: random.Random) -> bytes:
-    source, target = ends(rng)
+def tcp(rng: random.Random, ends: MakeEnds = client_ends) -> bytes:
+    source, target, *ports = ends(rng)
     options = b"\x01" * (4 * rng.choice((0, 0, 0, 1, 5, 10)))
     flags = rng.choice((2, 2, 16, 16, 24, 17, 18, 4, 20, 0, rng.randrange(256)))
     body = struct.pack(
         "!HHIIBBHHH",
-        40000 + rng.randrange(12),
-        rng.choice(PORTS),
+        *ports,
         rng.getrandbits(32),
         rng.getrandbits(32),
         (5 + len(options) // 4) << 4,
@@ -92,10 +96,9 @@ def tcp(rng: random.Random) -> bytes:
     return ip_packet(rng, source, target, 6, body)
 
 
-def udp(rng: random.Random) -> bytes:
-    source, target = ends(rng)
+def udp(rng: random.Random, ends: MakeEnds = client_ends) -> bytes:
+    source, target, *ports = ends(rng)
     data = rng.randbytes(rng.randrange(12))
-    ports = (40000 + rng.randrange(12), rng.choice(PORTS))
     body = struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
     if rng.random() < 0.8:
         check = checksum(pseudo(source, target, 17, body)) or 0xFFFF
@@ -107,8 +110,8 @@ def with_icmp_sum(body: bytes) -> bytes:
     return body[:2] + checksum(body[:2] + b"\0\0" + body[4:]).to_bytes(2, "big") + body[4:]
 
 
-def echo(rng: random.Random) -> bytes:
-    source, target = ends(rng)
+def echo(rng: random.Random, ends: MakeEnds = client_ends) -> bytes:
+    source, target, *_ = ends(rng)
     data = rng.choice((b"", b"\0" * 8, b"\xff" * 9, rng.randbytes(20)))
     kind = rng.choice((8, 8, 8, 0, 13, rng.randrange(256)))
     body = struct.pack("!BBHHH", kind, rng.choice((0, 0, 0, 1)), 0, rng.randrange(2), 0)
@@ -152,7 +155,7 @@ def other(rng: random.Random) -> bytes:
         return (
             frame[:12] + rng.choice((b"\x81\0", b"\x86\xdd", b"\x08\x06", b"\0\x2e")) + frame[14:]
         )
-    source, target = ends(rng)
+    source, target, *_ = client_ends(rng)
     return ip_packet(rng, source, target, rng.randrange(256), rng.randbytes(rng.randrange(40)))
 
 

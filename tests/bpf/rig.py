@@ -345,6 +345,10 @@ class Rig:
         """Packets dropped for this so far."""
         return self._sum("drops", reason, 2)[0]
 
+    def count(self, what: Count) -> int:
+        """How often that has happened so far."""
+        return self._sum("counts", what, 1)[0]
+
     def _outcome(self, verdict: IntEnum, run: TestRun, start: int, before: Counters) -> Outcome:
         drops, counts, stats = self._counters().since(before)
         return Outcome(verdict, run.data[start:], drops, counts, stats, run.data[:start])

@@ -9,71 +9,22 @@ all counters at the end.
 
 from __future__ import annotations
 
-import ctypes as ct
 import os
 import random
 import secrets
 import socket
-import struct
 
-from flyebpf.bpf import syscalls
 from flyebpf.bpf.layout import SLOT_LIVE, SLOT_VIA_TC
-from flyebpf.bpf.libbpf import Map, Program
-from flyebpf.bpf.syscalls import libbpf, possible_cpus
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
 from tests.bpf import world as w
+from tests.bpf.fast import Fast
 from tests.bpf.generate import MAKERS, mutated
 from tests.bpf.model import Model, Service, Slot, Verdict
 from tests.bpf.rig import Rig, Xdp, ip_number, mac_bytes, u32
 
 PACKETS = int(os.environ.get("FLYEBPF_DIFFERENTIAL_PACKETS", "200000"))
 BATCH = 1000
-ROOM = 2048
-
-
-class Fast:
-    """Test runs without anything made anew."""
-
-    def __init__(self, program: Program, drops: Map, ifindex: int) -> None:
-        self._in = ct.create_string_buffer(ROOM)
-        self._out = ct.create_string_buffer(ROOM)
-        self._ctx = ct.create_string_buffer(24)
-        self._ifindex = ifindex
-        self._opts = syscalls.TestRunOpts(
-            sz=ct.sizeof(syscalls.TestRunOpts),
-            data_in=ct.addressof(self._in),
-            data_out=ct.addressof(self._out),
-            ctx_in=ct.addressof(self._ctx),
-            repeat=1,
-        )
-        self._fd = program.fd
-        self._run = libbpf().bpf_prog_test_run_opts
-        self._run.argtypes = (ct.c_int, ct.c_void_p)
-        self._lookup = libbpf().bpf_map_lookup_elem
-        self._drops = drops
-        self._key = ct.create_string_buffer(4)
-        self._value = ct.create_string_buffer(drops.value_size)
-        self._seen: dict[int, int] = {}
-
-    def run(self, frame: bytes) -> tuple[int, bytes]:
-        size = len(frame)
-        ct.memmove(self._in, frame, size)
-        struct.pack_into("=6I", self._ctx, 0, 0, size, 0, self._ifindex, 0, 0)
-        opts = self._opts
-        opts.data_size_in, opts.data_size_out, opts.ctx_size_in = size, ROOM, 24
-        error = self._run(self._fd, ct.addressof(opts))
-        assert error == 0, f"test run of {size} bytes: {os.strerror(-error)}"
-        return opts.retval, self._out.raw[: opts.data_size_out]
-
-    def dropped(self, reason: int) -> int:
-        """How many packets were dropped for this since the last call."""
-        struct.pack_into("=I", self._key, 0, reason)
-        self._lookup(self._drops.fd, self._key, self._value)
-        numbers = struct.unpack(f"={possible_cpus() * 2}Q", self._value.raw)
-        now = sum(numbers[::2])
-        before, self._seen[reason] = self._seen.get(reason, 0), now
-        return now - before
 
 
 def build_model(rig: Rig) -> Model:
@@ -173,7 +124,7 @@ def test_edge_is_as_its_model(rig: Rig) -> None:
     rig.settings.flow_buckets = 1024
     rig.write_settings()
     model = build_model(rig)
-    fast = Fast(rig.programs["edge_xdp"], rig.maps["drops"], rig.ifindex["up0"])
+    fast = Fast.xdp(rig)
     before = rig._counters()
     drops: dict[DropReason, int] = {}
     last = p.SYN.build()

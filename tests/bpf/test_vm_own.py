@@ -259,6 +259,11 @@ HAIRPIN_DROPPED = [
         p.from_vm(4, dst=p.VIP, proto=1) / Raw(b"\x08" + bytes(6)),
         R.BAD_L4_HEADER,
     ),
+    row(
+        "7 bytes of ICMP and padding",
+        p.from_vm(4, dst=p.VIP, proto=1) / Raw(b"\x08" + bytes(6)) / Padding(bytes(20)),
+        R.BAD_L4_HEADER,
+    ),
     row("a ping in fragments", p.from_vm(4, dst=p.VIP, flags="MF") / ICMP(), R.ICMP_FRAGMENT),
 ]
 

@@ -276,6 +276,17 @@ def test_answers_that_nobody_asked_for(rig: Rig, dst: str, reason: DropReason) -
         assert rig.vm(1, packet) == shot(packet, reason)
 
 
+def test_vips_are_nobodys_clients(rig: Rig) -> None:
+    """What goes to a VIP is the VM's own, from whatever port: a connection to
+    be steered, or a datagram that fly-global-services must not send."""
+    packet = p.vm_tcp(1, 8080, "A", dst=p.SMALL_VIP, dport=80)
+    assert rig.vm(1, packet).counts == {Count.FLOW_NEW: 1, Count.HAIRPIN: 1}
+    packet = p.vm_udp(1, dst=p.VIP2)
+    assert rig.vm(1, packet) == shot(packet, R.REPLY_NO_FLOW)
+    error = vm_error(p.client_udp(src=p.VIP2))
+    assert rig.vm(1, error) == shot(error, R.REPLY_NO_FLOW)
+
+
 def test_client_that_the_policy_would_refuse(rig: Rig) -> None:
     """Who asked gets an answer: clients in the operator's network too."""
     rig.xdp(p.client_udp(src="10.1.2.3"))
