@@ -104,11 +104,11 @@ inline struct flow *flow_find(const struct settings *s, const struct tuple *t,
 }
 
 /* generations: of slot (low half) and service (high half), as they are now */
-inline __u64 flow_seal(__u64 hash, __u32 slot, __u32 service, __u32 ifindex,
+inline __u64 flow_seal(__u64 hash, __u32 slot, __u32 service,
 		       __be16 internal_port, __u64 generations)
 {
 	hash = mix(hash, slot | (__u64)service << 32);
-	hash = mix(hash, ifindex | (__u64)internal_port << 32);
+	hash = mix(hash, internal_port);
 	return mix(hash, generations) | 1;
 }
 
@@ -128,8 +128,8 @@ inline struct slot *flow_slot(const struct flow *f, __u64 hash)
 
 	if (!slot || !(slot->flags & SLOT_LIVE))
 		return 0;
-	seal = flow_seal(hash, f->slot, f->service, f->ifindex,
-			 f->internal_port, generations(slot, f->service));
+	seal = flow_seal(hash, f->slot, f->service, f->internal_port,
+			 generations(slot, f->service));
 	return seal == f->seal ? slot : 0;
 }
 
@@ -213,7 +213,7 @@ inline void flow_insert(const struct settings *s, const struct tuple *t,
 	f->service = values->service;
 	f->seen = now;
 	f->seal = flow_seal(hash, values->slot, values->service,
-			    values->ifindex, values->internal_port, gens);
+			    values->internal_port, gens);
 }
 
 /* The bookkeeping of a packet of a flow. Written only when it changes, so

@@ -155,7 +155,8 @@ struct flow {
 	__u8 state;	/* not sealed */
 	__be16 internal_port;
 	__u32 slot;
-	__u32 ifindex; /* the client's side: an uplink or a VM's interface */
+	__u32 ifindex; /* where the client's last packet came in: an uplink or a
+			* VM's interface; not sealed, checked where it is used */
 	__u32 service; /* index in `service_stats` and `service_states` */
 	__u32 seen;    /* jiffies >> 4 of the last packet; not sealed */
 };
@@ -175,7 +176,7 @@ struct reverse {
 	__u32 slot;
 	__u32 service;
 	__u32 seen; /* not sealed */
-	__u32 ifindex; /* the client's side, as in struct flow */
+	__u32 ifindex; /* where the client's first packet came in */
 };
 
 #define FLOW_WAYS 4

@@ -164,6 +164,8 @@ inline __u32 steer(const struct settings *s, const struct tuple *t,
 			if (how & STEER_CLOSING)
 				state |= FLOW_CLOSING;
 			flow_touch(f, state);
+			if (f->ifindex != ifindex) /* the client's route moved */
+				f->ifindex = ifindex;
 			return DROP_NONE;
 		}
 	}
