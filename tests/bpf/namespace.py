@@ -31,6 +31,7 @@ address add 10.9.0.1/24 dev lan0
 route add default via 192.0.2.254 dev up0
 route add unreachable 192.88.99.0/24
 neigh add 192.0.2.10 lladdr 02:00:00:00:00:02 dev up0 nud permanent
+neigh add 198.51.100.20 lladdr 02:00:00:00:00:02 dev up1 nud permanent
 """
 PAIRS = {
     "up0": "wire0",

@@ -122,7 +122,6 @@ def test_next_owner_of_a_service_id(rig: Rig) -> None:
 FIELDS = {
     "slot": 2,
     "service": w.BIG,
-    "ifindex": 1,
     "internal_port": 2222,
     "seal": 0x1234567,
     "client_port": 1,
@@ -162,11 +161,13 @@ def test_torn_reverse_entry_is_a_miss(rig: Rig, field: str) -> None:
 
 def test_torn_at_any_byte(rig: Rig) -> None:
     """Whatever byte of an entry changes: either it is a miss, or the byte is
-    one of `state`, `seen`, which do not say where packets go."""
+    one of `state`, `seen` and `ifindex`, which do not say where packets go."""
     rig.xdp(p.SYN)
     ((key, bucket),) = [(key, value) for key, value in rig.maps["flows"].items() if any(value)]
     at = next(i for i in range(FLOW_WAYS) if any(bucket[i * 64 + 8 : i * 64 + 64])) * 64
-    free = {layout.Flow.state.offset, *range(layout.Flow.seen.offset, layout.Flow.seen.offset + 4)}
+    free = {layout.Flow.state.offset}
+    for loose in (layout.Flow.seen, layout.Flow.ifindex):
+        free |= set(range(loose.offset, loose.offset + loose.size))
     for offset in range(64):
         torn = bytearray(bucket)
         torn[at + offset] ^= 0x5A

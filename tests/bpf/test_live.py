@@ -135,6 +135,17 @@ def test_answer_leaves_over_the_uplink(wires: Wires) -> None:
     wires.nothing_else()
 
 
+def test_answer_follows_the_clients_route(wires: Wires) -> None:
+    """It came in over the second uplink last, so that is where the answer leaves."""
+    packet = p.client_udp(src=p.CLIENT2)
+    for wire in ("wire0", "wire1"):
+        wires.send(wire, packet)
+        wires.receive("guest1")
+    wires.send("guest1", p.vm_udp(1, dst=p.CLIENT2))
+    assert wires.receive("wire1")[26:30] == bytes([203, 0, 113, 10])
+    wires.nothing_else()
+
+
 def test_echo_and_reset_come_back(wires: Wires) -> None:
     wires.send("wire0", p.ECHO)
     assert wires.receive("wire0")[34] == 0

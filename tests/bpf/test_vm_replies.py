@@ -246,6 +246,21 @@ def test_client_behind_the_second_uplink(rig: Rig) -> None:
     assert rig.vm(1, answer) == answered(answer, p.VIP, 53, w.DNS)
 
 
+def test_client_whose_route_moves_under_a_flow(rig: Rig) -> None:
+    """Answers leave where its last packet came in: the first uplink may be down."""
+    rig.xdp(p.client_udp(), "up0")
+    assert rig.xdp(p.client_udp(), "up1") == delivered(p.client_udp(), 1, 5353, w.DNS, new=False)
+    assert [flow.ifindex for flow in rig.flows()] == [rig.ifindex["up1"]]
+
+
+def test_interface_in_a_torn_entry(rig: Rig) -> None:
+    """A client's answer never goes into a VM's interface, whatever the entry says."""
+    rig.xdp(p.client_udp(src="192.88.99.5"))
+    rig.change_flows(ifindex=rig.ifindex["vm2"])
+    answer = p.vm_udp(1, dst="192.88.99.5")
+    assert rig.vm(1, answer) == shot(answer, R.VM_NO_ROUTE)
+
+
 def test_uplink_that_is_gone(rig: Rig) -> None:
     """Then the routes say where the answer leaves."""
     rig.xdp(p.client_udp(), "up1")
