@@ -14,13 +14,16 @@ import pytest
 from pyroute2 import IPRoute
 from scapy.packet import Packet
 
+from flyebpf.bpf.compiler import compile_program, import_bcc, load_program
 from flyebpf.bpf.libbpf import XdpLink
 from flyebpf.bpf.loader import Generation
+from flyebpf.bpf.source import ProgramSpec
 from flyebpf.model.reasons import DropReason
 from tests import packets as p
 from tests.bpf.rig import Rig
 
 ETH_P_ALL = 3
+RST_ACK = 0x14
 ENDS = ("wire0", "wire1", "guest1", "guest2", "guest3", "guest4")
 WAIT = 2.0  # seconds; a packet takes microseconds
 
@@ -31,6 +34,7 @@ class Wires:
 
     rig: Rig
     sockets: dict[str, socket.socket]
+    links: dict[str, XdpLink]
 
     def send(self, device: str, packet: Packet | bytes) -> None:
         self.sockets[device].send(bytes(packet))
@@ -63,10 +67,10 @@ def wires(rig: Rig, generation: Generation) -> Iterator[Wires]:
     """edge_xdp and edge_tc on both uplinks, vm_tc on the VMs' interfaces."""
     pins = [attach_tc(rig, "edge_tc", name) for name in ("up0", "up1")]
     pins += [attach_tc(rig, "vm_tc", f"vm{number}") for number in (1, 2, 3, 4)]
-    links = [
-        XdpLink.create(generation.programs["edge_xdp"], rig.ifindex[name], "native")
+    links = {
+        name: XdpLink.create(generation.programs["edge_xdp"], rig.ifindex[name], "native")
         for name in ("up0", "up1")
-    ]
+    }
     with rig.namespace.entered(rig.namespace.far):
         # veth takes redirected frames only where there is NAPI, and those of
         # XDP_TX only where there is a program (which passes them all here).
@@ -74,11 +78,11 @@ def wires(rig: Rig, generation: Generation) -> Iterator[Wires]:
             subprocess.run(["ethtool", "-K", name, "gro", "on"], check=True)
         sockets = {name: listen(name) for name in ENDS}
         far = socket.if_nametoindex("wire0")
-        links.append(XdpLink.create(generation.programs["edge_xdp"], far, "native"))
-    yield Wires(rig, sockets)
+        links["wire0"] = XdpLink.create(generation.programs["edge_xdp"], far, "native")
+    yield Wires(rig, sockets, links)
     for end in sockets.values():
         end.close()
-    for link in links:
+    for link in links.values():
         link.close()
     with IPRoute() as ip:
         for index in pins:
@@ -124,6 +128,39 @@ def test_by_way_of_tc(wires: Wires) -> None:
     wires.nothing_else()
 
 
+STRANGER = """
+#include <linux/types.h>
+int stranger(struct xdp_md *ctx)
+{
+	__u32 *meta;
+
+	if (bpf_xdp_adjust_meta(ctx, -8))
+		return XDP_DROP;
+	meta = (void *)(long)ctx->data_meta;
+	if ((void *)(meta + 2) > (void *)(long)ctx->data)
+		return XDP_DROP;
+	meta[0] = 0x12345678;
+	meta[1] = IFINDEX;
+	return XDP_PASS;
+}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning")  # bcc's own
+def test_metadata_of_another_program(wires: Wires) -> None:
+    """That looks like ours but for the mark: not for edge_tc. The packet reaches
+    the host, which refuses the connection."""
+    text = STRANGER.replace("IFINDEX", str(wires.rig.ifindex["vm1"]))
+    spec = ProgramSpec("stranger", "xdp")
+    bpf = import_bcc()
+    program = load_program(bpf, compile_program(bpf, spec, {}, text), spec)
+    wires.links["up0"].update(program)
+    wires.send("wire0", p.NOT_POOL)
+    assert wires.receive("wire0")[47] == RST_ACK
+    wires.nothing_else()
+    program.close()
+
+
 def test_answer_leaves_over_the_uplink(wires: Wires) -> None:
     """With the MACs of the uplink and of the neighbour."""
     wires.send("wire0", p.QUERY)
@@ -150,7 +187,7 @@ def test_echo_and_reset_come_back(wires: Wires) -> None:
     wires.send("wire0", p.ECHO)
     assert wires.receive("wire0")[34] == 0
     wires.send("wire0", p.client_tcp(81, "S"))
-    assert wires.receive("wire0")[47] == 0x14  # RST, ACK
+    assert wires.receive("wire0")[47] == RST_ACK
     wires.nothing_else()
 
 
