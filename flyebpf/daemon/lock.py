@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from flyebpf.errors import ConflictError, UnavailableError
@@ -17,7 +19,9 @@ class StateLock:
         path = Path(state_dir) / "lock"
         try:
             Path(state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            check_trusted(state_dir)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise UnavailableError(
                 f"cannot use the state folder {state_dir}: {error.strerror}",
@@ -32,8 +36,21 @@ class StateLock:
                 f"another daemon (process {owner or 'unknown'}) uses the state folder {state_dir}",
                 "Stop it first, or give this one its own state_dir.",
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def check_trusted(folder: str) -> None:
+    """Raises UnavailableError for a folder in which somebody else can put files
+    of another's choice where the daemon expects its own."""
+    info = os.stat(folder)
+    if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnavailableError(
+            f"the state folder {folder} can be written by others (owner {info.st_uid}, "
+            f"mode {stat.S_IMODE(info.st_mode):04o})",
+            f"Check what is in it, then: chown root {folder}; chmod 0700 {folder}",
+        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -77,6 +78,36 @@ def test_one_daemon_for_one_state_folder(tmp_path: Path) -> None:
     assert said.startswith(f"ConflictError another daemon (process {os.getpid()})")
     lock.close()
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_lock_in_a_folder_that_others_can_write(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o770)
+    with pytest.raises(UnavailableError, match=r"can be written by others .* mode 0770"):
+        StateLock(str(folder))
+    assert list(folder.iterdir()) == []
+
+
+def test_lock_does_not_follow_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "lock").symlink_to(victim)
+    with pytest.raises(UnavailableError, match="cannot use the state folder"):
+        StateLock(str(tmp_path / "state"))
+    assert victim.read_text() == "precious"
+
+
+def test_lock_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = StateLock(str(tmp_path / "state"))
+    with pytest.raises(ConflictError):
+        StateLock(str(tmp_path / "state"))
+    lock.close()
 
 
 def test_lock_conflicts_within_a_process_too(tmp_path: Path) -> None:
