@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from flyebpf import collector
 from flyebpf.errors import InvalidError
+from flyebpf.model import names
 from flyebpf.model.codec import decode
 from flyebpf.model.records import (
     BOOKKEEPING,
@@ -220,6 +221,8 @@ class State:
             record = decode(kind, body)
             if record.ident != id:
                 raise InvalidError(f"its body is that of {record.ident!r}")
+            if isinstance(record, Machine):
+                _check_machine(record)
         except InvalidError as error:
             self.quarantined[kind, id] = error.message
             return None
@@ -250,3 +253,12 @@ class State:
     def counts(self) -> Mapping[str, int]:
         """Usable records of each kind."""
         return {kind: len(table) for kind, table in self._tables.items()}
+
+
+def _check_machine(machine: Machine) -> None:
+    """What the kernel's structures are made from has the form that they need;
+    ``ops`` writes nothing else. Raises InvalidError."""
+    names.machine_id(machine.id)
+    names.interface_name(machine.interface)
+    if names.mac_address(machine.mac) != machine.mac:
+        raise InvalidError(f"MAC address {names.quoted(machine.mac)} is not in canonical form")
