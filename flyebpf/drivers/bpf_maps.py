@@ -150,9 +150,9 @@ class MapsDriver:
         self._service_ids.sweep()
 
     def service_id(self, name: str) -> int | None:
-        """The index of a service's counters."""
-        self._ensure_open()
-        return self._service_ids.find(name)
+        """The index of a service's counters; None before the first use of the
+        maps. From any thread, so it must not be the one that opens them."""
+        return self._service_ids.find(name) if self._open else None
 
     def fill(self) -> dict[str, tuple[int, int]]:
         """Used and available entries of what can run out."""

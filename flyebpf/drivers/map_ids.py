@@ -108,9 +108,9 @@ class IdTable:
 
     def release(self, digest: bytes) -> int | None:
         """Forget a name; its index, now the last in the queue, or None."""
+        self._ids.delete(digest)  # first: where it fails, the name is still known
         index = self._index.pop(digest, None)
         self._digests.pop(digest, None)
-        self._ids.delete(digest)
         if index is not None:
             del self._owner[index]
             self._free.append(index)

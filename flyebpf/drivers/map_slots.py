@@ -197,13 +197,14 @@ class SlotPart:
             if name.startswith(STRAY):
                 self._drop_stray(u32(int(name.removeprefix(STRAY))))
                 continue
-            self._absent.discard(name)
-            index = self._of.pop(name, None)
+            index = self._of.get(name)
             if index is None:
                 continue
             old = self._slots.lookup(u32(index)) or EMPTY
             self._unlink(old, keep=bytes(4))
             self._slots.update(u32(index), u32(following(generation_of(old))) + EMPTY[4:])
+            del self._of[name]  # only now: what could not be cleared is tried again
+            self._absent.discard(name)
             self._free.append(index)
 
     def _drop_stray(self, ifindex: bytes) -> None:

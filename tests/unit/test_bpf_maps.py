@@ -17,6 +17,7 @@ from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link import Link
 from flyebpf.drivers.map_ranges import RangeKey
 from flyebpf.drivers.segments import QUARANTINE
+from flyebpf.errors import KernelError
 from flyebpf.model.rows import (
     ROW_ORDER,
     PolicyRow,
@@ -563,3 +564,29 @@ def test_fill(rig: Rig) -> None:
         "maglev": (7, 8192),
         "service_states": (1, 64),
     }
+
+
+def test_counters_are_not_looked_up_before_the_maps_are_open(rig: Rig) -> None:
+    """Other threads ask for them; opening is the main thread's."""
+    index = rig.driver.service_id("web/tcp/80")
+    assert index is not None
+    after = rig.reborn()
+    assert after.driver.service_id("web/tcp/80") is None
+    after.driver.read(ServiceRow)
+    assert after.driver.service_id("web/tcp/80") == index
+
+
+def test_a_slot_that_could_not_be_cleared_is_cleared_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(key: bytes) -> bool:
+        raise KernelError("delete from the map vm_slots")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.maps["vm_slots"], "delete", busy)
+        with pytest.raises(KernelError):
+            rig.driver.apply(SlotRow, (), [M1])
+    assert rig.slot(0).ifindex == 11, "as it was"
+    rig.driver.apply(SlotRow, (), [M1])
+    assert rig.slot(0).ifindex == 0
+    assert (11).to_bytes(4, "little") not in rig.maps["vm_slots"].data
