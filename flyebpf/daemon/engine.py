@@ -15,6 +15,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.netlink import NetlinkDriver
+from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import (
     InterfaceRow,
     Row,
@@ -70,6 +71,17 @@ class Engine:
         configuration and these programs, made of the store's ``revision``."""
         return self.maps.applied() == self._mark(revision)
 
+    def serves_uplinks(self) -> bool:
+        """Whether the present programs are on every uplink. An interface that
+        was made anew has none, whatever the maps hold."""
+        rows = [UplinkRow(name, self.config.dataplane.xdp_mode) for name in self.config.uplinks]
+        try:
+            found = self.netlink.read(UplinkRow)
+        except (FlyebpfError, OSError) as error:
+            log.warning("uplinks cannot be looked at: %s", error)
+            return False
+        return all(found.get(row.key) == self.netlink.fingerprint(row) for row in rows)
+
     def _mark(self, revision: int) -> int:
         text = f"{revision} {self._programs} {self.config!r}"
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -106,7 +118,9 @@ class Engine:
         self.maps.learn([row for row in rows if isinstance(row, TableRow)])
 
     def reconfigure(self, config: DaemonConfig) -> None:
-        """Plan everything anew with another configuration."""
+        """Plan everything anew with another configuration. From the first
+        write on the maps are no image of the old one, nor yet of this one."""
+        self.maps.set_applied(None)
         self.config = config
         self.planner = Planner(config)
         if self.loaded:
@@ -148,12 +162,14 @@ class Engine:
         return self.reconciler.stats.drift_repaired, failed
 
     def _note(self) -> None:
-        """Tell the next daemon what the kernel holds."""
-        if self.state.revision != self.applied_revision or not self.is_image_of(
-            self.state.revision
-        ):
-            self.maps.set_applied(self._mark(self.state.revision))
-        self.applied_revision = self.state.revision
+        """Tell the next daemon what the kernel holds, so that it is ready sooner."""
+        revision = self.state.revision
+        try:
+            if revision != self.applied_revision or not self.is_image_of(revision):
+                self.maps.set_applied(self._mark(revision))
+        except FlyebpfError as error:
+            log.warning("the next start will take longer: %s", error.message)
+        self.applied_revision = revision
 
     def links_changed(self, names: set[str] | None) -> None:
         """Interfaces came, went or changed; None: unknown which."""

@@ -124,7 +124,11 @@ class Daemon:
     def start(self) -> None:
         """Ready as soon as the kernel holds what the store says: at once when
         an earlier daemon left it so, else after the first full pass."""
-        warm = not self._generation.new_maps and self._engine.is_image_of(self._store.revision())
+        warm = (
+            not self._generation.new_maps
+            and self._engine.is_image_of(self._store.revision())
+            and self._engine.serves_uplinks()
+        )
         on_signals(
             {
                 signal.SIGTERM: self._loop.stop,
@@ -173,7 +177,11 @@ class Daemon:
         notify.notify("STOPPING=1")
 
     def _on_links(self) -> None:
-        self._engine.links_changed(self._monitor.read())
+        try:
+            self._engine.links_changed(self._monitor.read())
+        except FlyebpfError as error:
+            log.error("interfaces changed, but: %s", error.message)
+            self._next_full = time.monotonic() + REPAIR_PASS
 
     def _step(self) -> float:
         """Do what is due; seconds until the next thing is."""
@@ -191,7 +199,7 @@ class Daemon:
     def _do_due(self) -> float | None:
         """Seconds until a failed row is due again, if one is."""
         engine = self._engine
-        if self._store.revision() > engine.state.revision:
+        if self._store.revision() != engine.applied_revision:
             engine.catch_up()
         wait = engine.reconciler.next_retry()
         if wait is not None and wait <= 0:

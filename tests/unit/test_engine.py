@@ -18,7 +18,9 @@ from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.problems import problems
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link import Link
+from flyebpf.errors import KernelError
 from flyebpf.flytoml import parse
+from flyebpf.model.codec import encode
 from flyebpf.model.rows import InterfaceRow, NatRow, Row, UplinkRow
 from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs
 from flyebpf.plan import maglev
@@ -120,9 +122,21 @@ class Rig:
         mac = "02:aa:00:00:00:01"
         return machines.add(self.store, CONFIG, "web", interface=interface, mac=mac).id
 
+    def backends(self) -> set[int]:
+        """The slots in the only table."""
+        (table,) = (value for value in self.maps["tables"].data.values() if any(value))
+        start, size = (int.from_bytes(table[at : at + 4], "little") for at in (0, 4))
+        keys = [(start + place).to_bytes(4, "little") for place in range(size)]
+        entries = [self.maps["maglev"].lookup(key) or b"" for key in keys]
+        return {int.from_bytes(entry, "little") for entry in entries}
+
     def flags(self, slot: int) -> int:
         value = self.maps["slots"].lookup(slot.to_bytes(4, "little")) or b""
         return int.from_bytes(value[4:8], "little")
+
+
+def unreadable(kind: type[Row]) -> dict[Hashable, object]:
+    raise OSError(5, "Input/output error")
 
 
 @pytest.fixture
@@ -172,6 +186,35 @@ def test_the_next_daemon_knows_that_nothing_changed(rig: Rig) -> None:
     assert not rig.start().is_image_of(rig.store.revision())
 
 
+def test_a_configuration_that_was_begun_and_taken_back(rig: Rig) -> None:
+    """The daemon dies while it applies the other one."""
+    rig.engine.reconfigure(replace(CONFIG, uplinks=("eth1",)))
+    assert not rig.start().is_image_of(rig.store.revision())
+    rig.engine.reconfigure(CONFIG)
+    rig.engine.sync()
+    assert rig.start().is_image_of(rig.store.revision())
+
+
+def test_an_uplink_without_its_programs_is_seen(rig: Rig) -> None:
+    assert rig.start().serves_uplinks()
+    rig.rest.rows[UplinkRow].clear()
+    assert not rig.start().serves_uplinks()
+    rig.rest.read = unreadable  # type: ignore[method-assign]
+    assert not rig.start().serves_uplinks()
+
+
+def test_a_mark_that_cannot_be_written_stops_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(mark: int | None) -> None:
+        raise KernelError("write the map ids")
+
+    monkeypatch.setattr(rig.engine.maps, "set_applied", refuse)
+    rig.machine("tap9")
+    rig.engine.catch_up()
+    assert rig.engine.applied_revision == rig.store.revision()
+
+
 def test_an_interface_that_comes_later(rig: Rig) -> None:
     machine = rig.machine("tap2")
     rig.engine.catch_up()
@@ -199,6 +242,38 @@ def test_an_interface_that_was_made_anew_before_its_machine(rig: Rig) -> None:
     assert rig.flags(1) == 1
 
 
+def test_an_interface_name_that_a_new_vm_gets(rig: Rig) -> None:
+    """tap1 goes and comes back for another VM while it is nobody's."""
+    (old,) = rig.engine.state.machines
+    machines.remove(rig.store, old)
+    rig.engine.catch_up()
+    rig.links.real["tap1"] = Link(77, bytes(6), True)
+    rig.engine.links_changed({"tap1"})
+    rig.machine("tap1")
+    rig.engine.catch_up()
+    indexes = {key for key, slot in rig.maps["vm_slots"].data.items()}
+    assert indexes == {(77).to_bytes(4, "little")}
+    assert rig.engine.reconciler.failures == ()
+
+
+def test_an_interface_that_went_while_no_daemon_ran(rig: Rig) -> None:
+    """New flows go to the machine that is left, after the first pass and the
+    second one that it asks for."""
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    gone = rig.machine("tap2")
+    rig.engine.catch_up()
+    assert rig.backends() == {0, 1}
+    del rig.links.real["tap2"]
+    rig.links.forget()
+    rig.engine = rig.start()
+    rig.engine.load()
+    assert rig.engine.sync_full(), "look again"
+    rig.engine.sync_full()
+    assert rig.backends() == {0}
+    (problem,) = problems(rig.engine)
+    assert problem.message == f"interface tap2 of machine {gone} does not exist"
+
+
 def test_events_of_other_interfaces_cost_nothing(rig: Rig) -> None:
     rig.rest.puts.clear()
     rig.engine.links_changed({"docker0"})
@@ -220,6 +295,23 @@ def test_an_unreadable_record_stops_nothing(rig: Rig) -> None:
     (problem,) = problems(rig.engine)
     assert problem.object == "record app/bad"
     assert rig.flags(0) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mac": "zz"}, {"mac": "02:AA:00:00:00:01"}, {"id": "not-hex"}, {"interface": ""}]
+)
+def test_a_machine_that_no_slot_can_hold_stops_nothing(rig: Rig, wrong: dict[str, str]) -> None:
+    """Written by a hand or another version: it is left out, and said so."""
+    (first,) = rig.engine.state.machines.values()
+    mine = {"id": f"{15:014x}", "interface": "tap5", "private_ip": "172.16.1.1"}
+    bad = replace(first, **{**mine, "services_ip": "172.16.1.2", **wrong})
+    rig.store.commit(Transaction((), (Put("machine", bad.id, encode(bad)),)))
+    rig.machine("tap2")
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    rig.engine.catch_up()
+    (problem,) = problems(rig.engine)
+    assert problem.object == f"record machine/{bad.id}"
+    assert rig.flags(1) == 1, "the machine after it is served"
 
 
 def test_another_configuration_is_planned(rig: Rig) -> None:
