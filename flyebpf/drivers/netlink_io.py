@@ -17,6 +17,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from flyebpf.bpf.libbpf import Program
+from flyebpf.drivers.netlink_dumps import Dumps
 from flyebpf.errors import KernelError
 
 GROUP = 3870
@@ -31,7 +32,6 @@ HANDLE, PRIORITY, ETH_P_ALL = 1, 1, 3
 PERMANENT = 0x80  # NUD_PERMANENT
 SCOPE_LINK = 253
 MAIN = 254
-AF_INET = 2
 IFF_UP = 1
 XDP_MODES = {"xdp": "native", "xdpgeneric": "generic"}
 """pyroute2's words for XDP_ATTACHED_DRV and XDP_ATTACHED_SKB."""
@@ -53,22 +53,21 @@ def kernel(operation: str, *ignored: int) -> Iterator[None]:
 
 
 class Netlink:
-    """One rtnetlink socket; use it from one thread."""
+    """Two rtnetlink sockets, one for changes and one for dumps; use it from
+    one thread."""
 
     def __init__(self) -> None:
         self._ip = IPRoute()
+        self._dumps = Dumps()
 
     def close(self) -> None:
         self._ip.close()
+        self._dumps.close()
 
     def links(self) -> list[tuple[str, int, int, bool]]:
         """Every interface: name, index, group, up."""
         with kernel("list interfaces"):
-            return [
-                (link.get_attr("IFLA_IFNAME"), link["index"], link.get_attr("IFLA_GROUP") or 0,
-                 bool(link["flags"] & IFF_UP))
-                for link in self._ip.get_links()
-            ]  # fmt: skip
+            return self._dumps.links()
 
     def link(self, name: str, ifindex: int) -> tuple[bool, str, int]:
         """Whether it is up, the mode of an XDP program on it ("" none), group."""
@@ -119,30 +118,21 @@ class Netlink:
     def filter(self, name: str, ifindex: int) -> str:
         """The name of our ingress filter, which tells the program; or ""."""
         with kernel(f"read the filters of interface {name}", errno.EINVAL, errno.ENODEV):
-            for found in self._ip.get_filters(index=ifindex, parent=INGRESS):
-                options = found.get_attr("TCA_OPTIONS")
-                called = options.get_attr("TCA_BPF_NAME") if hasattr(options, "get_attr") else None
-                if found["handle"] == HANDLE and str(called or "").startswith(FILTER_NAME):
-                    return str(called)
+            for handle, called in self._dumps.filters(ifindex, INGRESS):
+                if handle == HANDLE and called.startswith(FILTER_NAME):
+                    return called
         return ""
 
     def routes(self) -> set[tuple[int, str]]:
         """Our host routes: interface index, address."""
-        with kernel("list routes"):
-            return {
-                (route.get_attr("RTA_OIF"), route.get_attr("RTA_DST"))
-                for route in self._ip.get_routes(family=AF_INET, proto=ROUTE_PROTOCOL, table=MAIN)
-                if route["proto"] == ROUTE_PROTOCOL and route["dst_len"] == 32
-            }
+        with kernel("list routes", errno.ENOENT):
+            return self._dumps.host_routes(MAIN, ROUTE_PROTOCOL)
+        return set()  # a table without any route does not exist
 
     def neighbours(self) -> set[tuple[int, str, str]]:
         """Permanent neighbours: interface index, address, MAC."""
         with kernel("list neighbours"):
-            return {
-                (n["ifindex"], n.get_attr("NDA_DST"), n.get_attr("NDA_LLADDR"))
-                for n in self._ip.get_neighbours(family=AF_INET)
-                if n["state"] & PERMANENT
-            }
+            return self._dumps.neighbours(PERMANENT)
 
     def add_address(self, name: str, ifindex: int, address: str, mac: str) -> None:
         """A host route and a permanent neighbour."""
