@@ -52,4 +52,17 @@ inline void csum_apply_udp(__u16 *check, __u64 delta)
 	csum_apply_nonzero(check, delta);
 }
 
+/* The sum of `bytes` (even) bytes, as 16-bit words in network order. */
+inline __u64 csum_words(const void *data, __u32 bytes)
+{
+	const __u16 *word = data;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < 20 / 2; i++)
+		if (i < bytes / 2)
+			sum += word[i];
+	return sum;
+}
+
 #endif

@@ -13,19 +13,6 @@ struct reset_frame {
 	struct tcphdr tcp;
 } __attribute__((packed));
 
-/* The sum of `bytes` (even) bytes, as 16-bit words in network order. */
-inline __u64 csum_words(const void *data, __u32 bytes)
-{
-	const __u16 *word = data;
-	__u64 sum = 0;
-
-#pragma unroll
-	for (__u32 i = 0; i < 20 / 2; i++)
-		if (i < bytes / 2)
-			sum += word[i];
-	return sum;
-}
-
 inline void reset_tcp(struct tcphdr *tcp, const struct tcphdr *seen,
 		      __u32 payload)
 {

@@ -11,7 +11,7 @@ enum drop_reason {
 
 	/* From the uplink. */
 	DROP_TRUNCATED = 1,	  /* shorter than its headers say */
-	DROP_BAD_IP_HEADER = 2,	  /* version, header or total length impossible */
+	DROP_BAD_IP_HEADER = 2,	  /* impossible version, lengths or (VM) checksum */
 	DROP_BAD_SOURCE = 3,	  /* source no client can have */
 	DROP_PRIVATE_DST = 4,	  /* addressed to a VM's private address */
 	DROP_VIP_UNALLOCATED = 5, /* pool address that no app owns */

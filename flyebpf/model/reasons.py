@@ -59,7 +59,7 @@ DROP_REASON_MAX = 64
 
 DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.TRUNCATED: "shorter than its headers say",
-    DropReason.BAD_IP_HEADER: "version, header length or total length impossible",
+    DropReason.BAD_IP_HEADER: "impossible version, lengths or (from a VM) checksum",
     DropReason.BAD_SOURCE: "source address that no client can have",
     DropReason.PRIVATE_DST: "came from the uplink for a VM's private address",
     DropReason.VIP_UNALLOCATED: "pool address that no app owns",

@@ -70,6 +70,12 @@ DROPPED = [
     row("a header of 4 words", with_(OWN, IP, ihl=4), R.BAD_IP_HEADER),
     row("a total length below the header's", with_(OWN, IP, len=19), R.BAD_IP_HEADER),
     row("a total length beyond the frame", with_(OWN, IP, len=41), R.TRUNCATED),
+    row("a wrong IP checksum", with_(OWN, IP, chksum=1), R.BAD_IP_HEADER),
+    row(
+        "a wrong IP checksum, with options",
+        with_(OWN, IP, chksum=1, options=[b"\x94\x04\0\0"]),
+        R.BAD_IP_HEADER,
+    ),
     row("TCP of 19 bytes", with_(OWN, IP, len=39), R.BAD_L4_HEADER),
     row("TCP data offset 4", with_(OWN, TCP, dataofs=4), R.BAD_L4_HEADER),
     row("TCP options beyond the packet", with_(OWN, TCP, dataofs=6), R.BAD_L4_HEADER),
