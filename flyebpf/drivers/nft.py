@@ -23,7 +23,7 @@ from flyebpf.reconcile.base import Failure
 TABLE = "flyebpf"
 MARK = "rules_"
 TIMEOUT = 10.0  # seconds
-COUNTERS = ("vm_to_host", "vm_no_route", "vm_unsolicited", "vm_nat")
+COUNTERS = ("vm_to_host", "vm_no_route", "vm_untracked", "vm_unsolicited", "vm_nat")
 Run = Callable[[str, Sequence[str]], str]
 
 
@@ -55,7 +55,8 @@ def quoted(names: Sequence[str]) -> str:
 def ruleset(rows: Sequence[NatRow], group: int) -> str:
     """The rules inside the table. VMs' interfaces are those of link group
     ``group``; what they send to the host or past the uplinks is dropped here
-    too, in case a packet ever gets past the programs at their interfaces."""
+    too, in case a packet ever gets past the programs at their interfaces. What
+    belongs to no connection would leave untranslated, so it does not leave."""
     uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
     nat = "\n".join(
         f"    ip saddr {row.source} meta iifgroup {group} oifname {quoted(row.uplinks)} "
@@ -71,6 +72,7 @@ def ruleset(rows: Sequence[NatRow], group: int) -> str:
   chain forward {{
     type filter hook forward priority -10; policy accept;
     meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
+    meta iifgroup {group} ct state {{ invalid, untracked }} counter name vm_untracked drop
     meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
   }}
   chain postrouting {{
