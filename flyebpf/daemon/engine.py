@@ -151,8 +151,9 @@ class Engine:
         refers to it is looked at again by another pass."""
         self.links.forget()
         before = self._outcome()
-        self.reconciler.sync_full()
-        self.maps.sweep()
+        with collector.paused():
+            self.reconciler.sync_full()
+            self.maps.sweep()
         self._note()
         return self._outcome() != before
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from flyebpf import configfile
+from flyebpf import collector, configfile
 from flyebpf.api.backend import Problem
 from flyebpf.api.server import ApiServer, listen
 from flyebpf.bpf import loader
@@ -167,6 +167,7 @@ class Daemon:
         if not engine.reconciler.failures:
             for removed in loader.collect_garbage(engine.config, self._generation):
                 log.info("unpinned %s of an older version", removed)
+        collector.settle()
 
     def serve(self) -> None:
         """Until SIGTERM."""

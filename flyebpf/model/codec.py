@@ -20,11 +20,12 @@ from typing import Any
 
 from flyebpf.errors import InvalidError
 from flyebpf.model.names import quoted
-from flyebpf.model.records import KINDS, AnyRecord
+from flyebpf.model.records import KINDS, AnyRecord, Service
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
 
+_SHARED_MAX = 4096  # values that are kept for sharing
 _NAMING_KEYS = ("id", "name", "address", "app", "interface", "number")
 _REMEDY = "another version of flyebpf or a hand wrote it: use that version or make it anew"
 
@@ -192,6 +193,8 @@ def _value_decoder(hint: Any) -> Convert:
         convert = _exact_decoder(inner)
     elif is_dataclass(inner):
         convert = _decoder(typing.cast("type", inner))
+        if inner is Service:
+            convert = _shared(convert)
     elif isinstance(inner, type) and issubclass(inner, Enum):
         convert = _enum_decoder(inner)
     elif typing.get_origin(inner) is dict:
@@ -199,6 +202,20 @@ def _value_decoder(hint: Any) -> Convert:
     else:
         convert = _tuple_decoder(inner)
     return (lambda value: None if value is None else convert(value)) if optional else convert
+
+
+def _shared(convert: Convert) -> Convert:
+    """Equal values become one object: most apps have much the same services,
+    all in memory, and each takes a kilobyte."""
+    known: dict[Any, Any] = {}
+
+    def decode_shared(value: Any) -> Any:
+        made = convert(value)
+        if len(known) >= _SHARED_MAX:
+            known.clear()
+        return known.setdefault(made, made)
+
+    return decode_shared
 
 
 def _exact_decoder(expected: type) -> Convert:

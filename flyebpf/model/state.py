@@ -226,10 +226,11 @@ class State:
         except InvalidError as error:
             self.quarantined[kind, id] = error.message
             return None
-        self._tables[kind][id] = record
+        ident = record.ident  # its own string, so that the store's can go
+        self._tables[kind][ident] = record
         if isinstance(record, Machine | Address):
             for index, word in self._words(record):
-                index.add(word, id)
+                index.add(word, ident)
         return record
 
     def _drop(self, kind: str, id: str) -> None:

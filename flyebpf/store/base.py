@@ -9,7 +9,7 @@ concurrent writers, also those on other hosts.
 from __future__ import annotations
 
 import builtins  # `list` is a method here
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -99,8 +99,9 @@ class Store(Protocol):
     def list(self, kind: str) -> list[Entry]:
         """All records of a kind, by id."""
 
-    def snapshot(self) -> tuple[int, builtins.list[Entry]]:
-        """Every record, and the revision that this is the state at."""
+    def snapshot(self) -> tuple[int, Iterator[Entry]]:
+        """Every record by kind and id, and the revision that this is the state
+        at. What is written meanwhile is not in it."""
 
     def commit(self, transaction: Transaction) -> int:
         """Apply it and return its revision, or raise GuardFailedError.

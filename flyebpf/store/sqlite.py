@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flyebpf import collector
 from flyebpf.errors import UnavailableError
 from flyebpf.store import sqlitefile
 from flyebpf.store.base import (
@@ -36,6 +35,7 @@ from flyebpf.store.base import (
 
 CHANGES_KEPT = 20_000
 _POLL_SECONDS = 0.5  # how late changes by other processes are seen
+_PIECE = 1_000  # records of a snapshot that are decoded at once
 _COMPACT_SLACK = 1.1  # so that compaction deletes many changes at once
 
 
@@ -79,17 +79,21 @@ class SqliteStore:
             rows = self._reader.execute(query, (kind,)).fetchall()
         return _entries(rows)
 
-    def snapshot(self) -> tuple[int, builtins.list[Entry]]:
-        query = "SELECT kind, id, body, revision FROM records ORDER BY kind, id"
+    def snapshot(self) -> tuple[int, Iterator[Entry]]:
         with self._reading():
-            self._reader.execute("BEGIN")  # one state for both queries
-            try:
-                revision = self._revision_now()
-                rows = self._reader.execute(query).fetchall()
-            finally:
-                self._reader.execute("ROLLBACK")
-        with collector.paused():
-            return revision, _entries(rows)
+            connection = sqlitefile.connect(self.path)
+            connection.execute("BEGIN")  # one state for all that it reads
+            (revision,) = connection.execute("SELECT revision FROM state").fetchone()
+        return int(revision), self._all(connection)
+
+    def _all(self, connection: sqlite3.Connection) -> Iterator[Entry]:
+        """A piece at a time: the whole store as objects takes five times the
+        memory of the state that is made of it."""
+        query = "SELECT kind, id, body, revision FROM records ORDER BY kind, id"
+        with contextlib.closing(connection), self._translated("read"):
+            cursor = connection.execute(query)
+            while rows := cursor.fetchmany(_PIECE):
+                yield from _entries(rows)
 
     def commit(self, transaction: Transaction) -> int:
         check_writes(transaction)

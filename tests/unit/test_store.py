@@ -57,6 +57,11 @@ def store(make_store: MakeStore) -> Store:
     return make_store()
 
 
+def snapshot(store: Store) -> tuple[int, list[Entry]]:
+    revision, entries = store.snapshot()
+    return revision, list(entries)
+
+
 def put(store: Store, *names: str, value: int = 0) -> int:
     writes = tuple(Put("thing", name, {"value": value}) for name in names)
     return store.commit(Transaction(writes=writes))
@@ -66,7 +71,7 @@ def test_empty_store(store: Store) -> None:
     assert store.revision() == 0
     assert store.get("thing", "a") is None
     assert store.list("thing") == []
-    assert store.snapshot() == (0, [])
+    assert snapshot(store) == (0, [])
     assert store.changes(0) == []
 
 
@@ -119,7 +124,7 @@ def test_a_failed_guard_changes_nothing(store: Store, guard: Guard) -> None:
     writes = (Put("thing", "b", {}), Delete("thing", "a"))
     with pytest.raises(GuardFailedError, match=guard.id):
         store.commit(Transaction((Guard("thing", "a", 1), guard), writes))
-    assert store.snapshot() == (1, [Entry("thing", "a", {"value": 0}, 1)])
+    assert snapshot(store) == (1, [Entry("thing", "a", {"value": 0}, 1)])
     assert store.changes(1) == []
 
 
@@ -226,7 +231,7 @@ def test_what_was_committed_is_there_for_another_client(make_store: MakeStore) -
     first = make_store()
     put(first, "a")
     second = make_store()
-    assert second.snapshot() == first.snapshot()
+    assert snapshot(second) == snapshot(first)
     put(second, "b")
     assert first.changes(1) == [Change(2, "thing", "b", {"value": 0})]
 
@@ -256,6 +261,18 @@ def test_concurrent_increments_lose_nothing(make_store: MakeStore) -> None:
     assert entry is not None
     assert entry.body == {"value": 400}
     assert entry.revision == 401
+
+
+def test_a_snapshot_is_of_one_moment(store: Store) -> None:
+    """However long reading it takes, and whatever is written meanwhile."""
+    names = [f"n{number:04}" for number in range(2500)]
+    put(store, *names)
+    revision, entries = store.snapshot()
+    first = next(entries)
+    store.commit(Transaction(writes=(Delete("thing", names[-1]), Put("thing", "new", {}))))
+    rest = list(entries)
+    assert [entry.id for entry in (first, *rest)] == names
+    assert {entry.revision for entry in rest} == {revision}
 
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])

@@ -132,7 +132,8 @@ def test_a_full_disk_is_reported_and_survived(path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="full") as caught:
         store.commit(Transaction(writes=writes))
     assert "make room" in caught.value.remedy
-    assert store.snapshot() == (0, [])
+    revision, entries = store.snapshot()
+    assert (revision, list(entries)) == (0, [])
     store._writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
     assert store.commit(Transaction(writes=writes)) == 1
     store.close()
@@ -222,7 +223,8 @@ def check_whole(path: Path, acknowledged: int) -> None:
         assert acknowledged == 0
         return
     store = SqliteStore(path)
-    revision, entries = store.snapshot()
+    revision, found = store.snapshot()
+    entries = list(found)
     assert revision >= acknowledged
     assert [e.revision for e in entries] == [revision] * len(entries)
     assert [e.body["value"] for e in entries] == [revision] * len(entries)
