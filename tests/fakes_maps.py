@@ -65,6 +65,10 @@ class FakeMap:
             key = index.to_bytes(4, "little")
             yield key, self.data.get(key, bytes(self.value_size))
 
+    def filled(self) -> Iterator[tuple[bytes, bytes]]:
+        nothing = bytes(self.value_size)
+        yield from [(key, value) for key, value in self.items() if value != nothing]
+
 
 def fake_maps(config: DataplaneConfig = SMALL) -> dict[str, FakeMap]:
     """All maps, at small sizes."""

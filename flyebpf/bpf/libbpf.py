@@ -182,6 +182,17 @@ class Map(Descriptor):
         else:
             yield from self._items_batched()
 
+    def filled(self) -> Iterator[tuple[bytes, bytes]]:
+        """The entries that are not all zero: what is in use of an array. The
+        rest is skipped a batch at a time."""
+        size, nothing = self.shape.value_size, bytes(self.shape.value_size)
+        for keys, values in self._batches():
+            if values.count(0) == len(values):
+                continue
+            for key, value in pieces(keys, self.shape.key_size, values, size):
+                if value != nothing:
+                    yield key, value
+
     def keys(self) -> Iterator[bytes]:
         """Every key."""
         size = self.shape.key_size
@@ -198,6 +209,11 @@ class Map(Descriptor):
                 yield key, value
 
     def _items_batched(self) -> Iterator[tuple[bytes, bytes]]:
+        for keys, values in self._batches():
+            yield from pieces(keys, self.shape.key_size, values, self.shape.value_size)
+
+    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """The keys of many entries, one after the other, and their values."""
         key_size, value_size = self.shape.key_size, self.value_size
         room = BATCH
         position: ct.Array[ct.c_char] | None = None
@@ -215,12 +231,7 @@ class Map(Descriptor):
                 continue
             if result not in (0, -errno.ENOENT):
                 check(result, f"read the map {self.name}")
-            raw_keys, raw_values = keys.raw, values.raw
-            for i in range(count.value):
-                yield (
-                    raw_keys[i * key_size : (i + 1) * key_size],
-                    raw_values[i * value_size : (i + 1) * value_size],
-                )
+            yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
             if result == -errno.ENOENT:
                 return
             position = ct.create_string_buffer(following.raw, len(following))
@@ -238,6 +249,15 @@ class Map(Descriptor):
                 f"map {self.name}: value of {len(value)} bytes, expected {self.value_size}"
             )
         return value
+
+
+def pieces(
+    keys: bytes, key_size: int, values: bytes, value_size: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of a batch."""
+    for place in range(len(keys) // key_size):
+        key = keys[place * key_size : (place + 1) * key_size]
+        yield key, values[place * value_size : (place + 1) * value_size]
 
 
 @dataclass(frozen=True, slots=True)

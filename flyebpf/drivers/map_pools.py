@@ -208,11 +208,9 @@ class VipPart:
         self._pools = pools
 
     def read(self) -> dict[Hashable, object]:
-        nothing = bytes(ct.sizeof(Vip))
         return {
             self._pools.address(int.from_bytes(key, "little")): value
-            for key, value in self._table.items()
-            if value != nothing
+            for key, value in self._table.filled()
         }
 
     def fingerprint(self, row: Row) -> object:
@@ -238,8 +236,8 @@ class VipPart:
     def purge(self, indexes: range) -> None:
         """Nobody owns these addresses."""
         nothing = bytes(ct.sizeof(Vip))
-        used = [key for key, value in self._table.items() if value != nothing]
-        mine = [key for key in used if int.from_bytes(key, "little") in indexes]
+        used = [int.from_bytes(key, "little") for key, _ in self._table.filled()]
+        mine = [u32(index) for index in used if index in indexes]
         write_all(self._table, [(key, nothing) for key in mine])
 
 

@@ -78,9 +78,7 @@ class SlotPart:
         }
         found: dict[Hashable, object] = {}
         self._of, self._absent, free = {}, set(), []
-        for raw, value in self._slots.items():
-            if value == EMPTY:
-                continue
+        for raw, value in self._slots.filled():
             index = int.from_bytes(raw, "little")
             number, ifindex = SLOT.unpack(value)[7], SLOT.unpack(value)[2]
             name = machine_name(number)

@@ -73,7 +73,7 @@ class TablePart:
         """Take over the runs that the tables of ``ids`` have."""
         used: list[tuple[int, int]] = []
         mine = {index: digest for digest, index in self.ids.all().items()}
-        for key, value in self._tables.items():
+        for key, value in self._tables.filled():
             index = int.from_bytes(key, "little")
             if index in mine:
                 self._start[index] = int.from_bytes(value[:4], "little")
@@ -95,11 +95,7 @@ class TablePart:
 
     def read(self) -> dict[Hashable, object]:
         """Tables whose name is not known are called by their digest."""
-        actual = {
-            int.from_bytes(key, "little"): value
-            for key, value in self._tables.items()
-            if any(value)
-        }
+        actual = {int.from_bytes(key, "little"): value for key, value in self._tables.filled()}
         spoiled = self._spot_check()
         found: dict[Hashable, object] = {}
         for digest, index in self.ids.all().items():

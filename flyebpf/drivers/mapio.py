@@ -41,6 +41,8 @@ class MapLike(Protocol):
 
     def items(self) -> Iterator[Pair]: ...
 
+    def filled(self) -> Iterator[Pair]: ...
+
 
 class Part(Protocol):
     """A part of the maps driver: one kind of rows (see ``reconcile.base``)."""
