@@ -82,6 +82,11 @@ class Engine:
             return False
         return all(found.get(row.key) == self.netlink.fingerprint(row) for row in rows)
 
+    def maps_filled(self) -> bool:
+        """Whether some daemon has got to the end of filling these maps. One
+        that made them may have died before that."""
+        return self.maps.applied() is not None
+
     def _mark(self, revision: int) -> int:
         text = f"{revision} {self._programs} {self.config!r}"
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -155,13 +155,14 @@ class Daemon:
             self._synchronize()
 
     def _synchronize(self) -> None:
-        """The first full pass. New maps are filled before anything that is
-        attached is swapped for programs that use them."""
+        """The first full pass. Maps that nobody has filled yet are filled before
+        anything that is attached is swapped for programs that use them."""
         engine = self._engine
-        engine.netlink.hold(bool(self._generation.new_maps))
+        empty = not engine.maps_filled()
+        engine.netlink.hold(empty)
         engine.load()
         again = engine.sync_full()
-        if self._generation.new_maps:
+        if empty:
             engine.replace_held()
         self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
         if not engine.reconciler.failures:

@@ -186,6 +186,27 @@ def test_the_next_daemon_knows_that_nothing_changed(rig: Rig) -> None:
     assert not rig.start().is_image_of(rig.store.revision())
 
 
+def test_maps_that_nobody_has_filled_to_the_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon that made them dies while it fills them: what is attached has
+    to keep its old program for the next one's first pass too."""
+    assert rig.start().maps_filled()
+    new = Rig(rig.store)
+    new.engine.load()
+    with monkeypatch.context() as death:
+        death.setattr(new.maps["services"], "update_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            new.engine.sync_full()
+    again = new.start()
+    assert not again.maps_filled()
+    again.load()
+    again.sync_full()
+    assert new.start().maps_filled()
+
+
+def dies(pairs: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_configuration_that_was_begun_and_taken_back(rig: Rig) -> None:
     """The daemon dies while it applies the other one."""
     rig.engine.reconfigure(replace(CONFIG, uplinks=("eth1",)))
