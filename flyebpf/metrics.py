@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -24,6 +25,7 @@ from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
 
 log = logging.getLogger(__name__)
+MAX_SCRAPES = 8
 NAMES = {int(reason): reason.label for reason in DropReason}
 
 
@@ -201,8 +203,28 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Any user of the host may connect: more than MAX_SCRAPES at a time are
+    turned away, or they would use up the daemon's threads and descriptors."""
+
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, address: object, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._room = threading.BoundedSemaphore(MAX_SCRAPES)
+        super().__init__(address, handler)  # type: ignore[arg-type]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
 
 class MetricsServer:
@@ -233,7 +255,7 @@ class MetricsServer:
             return server
         path = listen.removeprefix("unix:")
         kind = type("UnixServer", (Server,), {"address_family": socket.AF_UNIX})
-        with contextlib.suppress(FileNotFoundError):
+        if Path(path).is_socket():  # of a daemon that was killed
             os.unlink(path)
         server = kind(path, handler)
         os.chmod(path, 0o660)

@@ -26,6 +26,8 @@ POLL_SECONDS = 1.0
 stream should end."""
 MAX_STREAMS = 32
 """Each stream keeps a thread waiting in the store."""
+CLUSTER_SHOWN = frozenset(("next_network", "next_machine", "next_host"))
+"""Not the seed, nor the text of a record that cannot be read and may have it."""
 
 
 class EventStreams:
@@ -48,7 +50,11 @@ class EventStreams:
             raise UnavailableError(
                 f"{MAX_STREAMS} event streams are open already", "Close one and try again."
             )
-        start = await self._run(partial(check_start, self._store, since))
+        self._open += 1  # meanwhile, so that many at once are counted too
+        try:
+            start = await self._run(partial(check_start, self._store, since))
+        finally:
+            self._open -= 1
         return self._lines(start)
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -109,7 +115,7 @@ def describe(change: Change) -> Json:
     """A change as the stream shows it; what hashes flows stays inside."""
     body = change.body
     if body is not None and change.kind == Cluster.kind:
-        body = {name: value for name, value in body.items() if name != "seed"}
+        body = {name: value for name, value in body.items() if name in CLUSTER_SHOWN}
     return {
         "type": "put" if change.body is not None else "delete",
         "revision": change.revision,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import logging
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flyebpf.api.app import build
 from flyebpf.api.backend import Backend
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3
+MAX_CONNECTIONS = 256
+"""Open at a time, idle ones included; more are closed at once, so that clients
+cannot use up the descriptors that the daemon needs for its own work."""
 
 
 def listen(path: str, group: str) -> socket.socket:
@@ -79,6 +84,15 @@ def _give_to_group(path: str, group: str) -> None:
     os.chmod(path, 0o660)
 
 
+class Protocol(H11Protocol):  # type: ignore[misc]  # uvicorn is not followed
+    """HTTP/1.1 on one connection, if there are not too many."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+
+
 class ApiServer:
     """The API of ``backend`` on a listening socket, in its own thread."""
 
@@ -88,7 +102,7 @@ class ApiServer:
         config = uvicorn.Config(
             self._app,
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import grp
 import os
+import socket
 import stat
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from flyebpf.api import server
-from flyebpf.errors import UnavailableError
+from flyebpf.api.client import Client
+from flyebpf.errors import FlyebpfError, UnavailableError
 from tests.fakes_backend import serving
 
 OWN_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -67,3 +72,34 @@ def test_a_place_that_cannot_be(path: str) -> None:
         server.listen(path, OWN_GROUP)
     assert path in caught.value.message
     assert "api.socket" in caught.value.remedy
+
+
+def test_idle_connections_do_not_use_up_the_daemons_descriptors(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, path), ExitStack() as idle:
+        for _ in range(server.MAX_CONNECTIONS):
+            connect(idle, path)
+        one_more = connect(idle, path)
+        one_more.settimeout(5)
+        assert one_more.recv(1) == b"", "closed at once"
+        idle.close()
+        until(lambda: answers(path))
+
+
+def connect(stack: ExitStack, path: str) -> socket.socket:
+    made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    made.connect(path)
+    return made
+
+
+def answers(path: str) -> bool:
+    try:
+        return bool(Client(path).get("/healthz"))
+    except FlyebpfError:
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "not in 10 s"
+        time.sleep(0.02)

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters
 from flyebpf.errors import UnavailableError
-from flyebpf.metrics import MetricsServer
+from flyebpf.metrics import MAX_SCRAPES, MetricsServer
 from flyebpf.model.reasons import DropReason
 from flyebpf.store.sqlite import SqliteStore
 from tests.fakes_backend import FakeBackend
@@ -112,3 +114,44 @@ def test_a_unix_socket_and_an_address_in_use(backend: Measured, tmp_path: Path) 
         taken.listen()
         with pytest.raises(UnavailableError, match="cannot serve metrics"):
             MetricsServer(backend, f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_more_scrapers_than_there_is_room_for(backend: Measured, tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    server = MetricsServer(backend, f"unix:{path}")
+    server.start()
+    with ExitStack() as idle:
+        for _ in range(MAX_SCRAPES):
+            connect(idle, path)
+        one_more = connect(idle, path)
+        assert one_more.recv(1) == b"", "closed at once"
+    deadline = time.monotonic() + 10
+    while not scrapes(path):
+        assert time.monotonic() < deadline, "there is room again"
+        time.sleep(0.02)
+    server.stop()
+
+
+def connect(stack: ExitStack, path: Path) -> socket.socket:
+    made = stack.enter_context(socket.socket(socket.AF_UNIX))
+    made.connect(str(path))
+    made.settimeout(5)
+    return made
+
+
+def scrapes(path: Path) -> bool:
+    connection = http.client.HTTPConnection("localhost")
+    with ExitStack() as stack:
+        connection.sock = connect(stack, path)
+        try:
+            return get(connection)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def test_a_file_in_the_place_of_the_socket_is_kept(backend: Measured, tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    path.write_text("precious")
+    with pytest.raises(UnavailableError, match="cannot serve metrics"):
+        MetricsServer(backend, f"unix:{path}")
+    assert path.read_text() == "precious"
