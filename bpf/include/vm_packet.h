@@ -63,14 +63,14 @@ inline bool vm_is_train(const struct vm *vm)
 inline bool vm_ip_sums_up(struct vm *vm, __u32 header)
 {
 	__u32 options = header - sizeof(struct iphdr);
-	__be32 option[IP_OPTIONS_MAX / 4];
+	__be32 option[IP_OPTIONS_MAX / 4] = {}; /* Linux 6.1 wants it filled */
 	__u64 sum = csum_words(&vm->h.ip, sizeof(struct iphdr));
 
 	if (options) {
 		if (options > sizeof(option) ||
 		    bpf_skb_load_bytes(vm->skb, HEADERS_SIZE, option, options))
 			return false;
-		sum += (__u32)bpf_csum_diff(0, 0, option, options, 0);
+		sum += (__u32)bpf_csum_diff(0, 0, option, sizeof(option), 0);
 	}
 	return csum_fold(sum) == 0;
 }
