@@ -28,14 +28,19 @@ inline bool frame_has_ipv4(struct frame *frame)
 }
 
 /* What a packet for the pools must be. Options are skipped, not obeyed: the
- * VM's own stack decides about them. Returns a drop reason or 0. */
+ * VM's own stack decides about them. A frame for many is none for a VIP: every
+ * host that hears it would answer, with the group's MAC for its own (RFC 1122,
+ * 3.3.6). Returns a drop reason or 0. */
 inline __u32 frame_check_ipv4(struct frame *frame, const struct settings *s)
 {
+	struct ethhdr *eth = frame->data;
 	struct iphdr *ip = frame->ip;
 	__u32 header = ip->ihl * 4;
 	__u32 total = bpf_ntohs(ip->tot_len);
 	__u32 room = frame->end - (void *)ip;
 
+	if ((eth->h_dest[0] | eth->h_source[0]) & 1)
+		return DROP_GROUP_MAC;
 	if (ip->version != 4 || header < sizeof(*ip) || total < header)
 		return DROP_BAD_IP_HEADER;
 	if (total > room) /* not ip + total: Linux 6.1 knows no bounds of total */

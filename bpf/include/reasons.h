@@ -28,6 +28,7 @@ enum drop_reason {
 	DROP_REWRITE = 16,	  /* packet could not be rewritten */
 	DROP_NEEDS_PROXY = 17,	  /* service belongs to a proxy that is not there */
 	DROP_ICMP_FRAGMENT = 18,  /* fragment of an ICMP message */
+	DROP_GROUP_MAC = 19,	  /* one address's packet in a frame to or from many */
 
 	/* From a VM. */
 	DROP_UNKNOWN_VM = 32,	     /* interface that belongs to no machine */

@@ -32,6 +32,7 @@ class DropReason(IntEnum):
     REWRITE = 16
     NEEDS_PROXY = 17
     ICMP_FRAGMENT = 18
+    GROUP_MAC = 19
     UNKNOWN_VM = 32
     SPOOFED_MAC = 33
     SPOOFED_IP = 34
@@ -76,6 +77,7 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.REWRITE: "the packet could not be rewritten",
     DropReason.NEEDS_PROXY: "the service has handlers and no proxy runs",
     DropReason.ICMP_FRAGMENT: "fragment of an ICMP message",
+    DropReason.GROUP_MAC: "broadcast or multicast frame with a packet for one address",
     DropReason.UNKNOWN_VM: "the interface belongs to no machine",
     DropReason.SPOOFED_MAC: "source MAC is not the machine's",
     DropReason.SPOOFED_IP: "source address is not the machine's",

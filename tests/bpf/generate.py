@@ -164,7 +164,7 @@ def mutated(rng: random.Random, frame: bytes) -> bytes:
     changed = bytearray(frame)
     for _ in range(rng.randrange(1, 4)):
         kind = rng.randrange(5)
-        at = rng.randrange(12, min(len(changed), 80)) if len(changed) > 12 else 0
+        at = rng.randrange(min(len(changed), 80))
         if kind == 0:
             changed[at] = rng.randrange(256)
         elif kind == 1:

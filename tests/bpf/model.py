@@ -170,6 +170,8 @@ class Model:
 
     def _check_ip(self, frame: bytes) -> DropReason | None:
         header, total = (frame[14] & 15) * 4, get16(frame, 16)
+        if (frame[0] | frame[6]) & 1:
+            return R.GROUP_MAC
         if frame[14] >> 4 != 4 or header < 20 or total < header:
             return R.BAD_IP_HEADER
         if 14 + total > len(frame):

@@ -16,7 +16,7 @@ from flyebpf.bpf.layout import FLOW_CONFIRMED
 from flyebpf.model.reasons import DESCRIPTIONS, Count, DropReason
 from tests import packets as p
 from tests.bpf.rig import Outcome, Rig, Tc, Xdp
-from tests.bpf.test_edge_xdp import most_metadata
+from tests.bpf.test_edge_xdp import changed, most_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 R = DropReason
@@ -62,6 +62,7 @@ WAYS: dict[DropReason, Way] = {
     R.REDIRECT: lambda rig: rig.xdp(p.client_udp(82), meta=most_metadata(rig)),
     R.NEEDS_PROXY: lambda rig: rig.xdp(p.client_tcp(8443)),
     R.ICMP_FRAGMENT: lambda rig: rig.xdp(p.from_uplink(flags="MF") / ICMP(type=8)),
+    R.GROUP_MAC: lambda rig: rig.xdp(changed(p.SYN, Ether, dst="ff:ff:ff:ff:ff:ff")),
     R.UNKNOWN_VM: lambda rig: rig.tc(p.SYN, "lan0"),
     R.SPOOFED_MAC: lambda rig: rig.vm(2, p.vm_tcp(1)),
     R.SPOOFED_IP: lambda rig: rig.vm(1, p.vm_tcp(1, src=p.private_ip(2))),
