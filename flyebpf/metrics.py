@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flyebpf.api.backend import Backend
+from flyebpf.api.backend import Backend, DaemonStatus
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
 
@@ -149,6 +149,7 @@ class Collector:
             count = sum(problem.severity.value == severity for problem in status.problems)
             problems.add_metric((severity,), count)
         yield problems
+        yield from usage(status)
         yield GaugeMetricFamily(
             "flyebpf_store_revision", "Last revision of the store.", status.store_revision
         )
@@ -169,6 +170,31 @@ class Collector:
                 "region": config.region,
             },
         )
+
+
+def usage(status: DaemonStatus) -> Iterator[Metric]:
+    """How full pools and tables are, and how packets reach the machines."""
+    machines = GaugeMetricFamily(
+        "flyebpf_machines", "Machines of this host, by how packets reach them.", labels=("way",)
+    )
+    for way in ("xdp", "tc", "missing"):
+        machines.add_metric((way,), getattr(status.delivery, way))
+    yield machines
+    allocated = GaugeMetricFamily(
+        "flyebpf_pool_allocated", "Addresses that apps have.", labels=("pool",)
+    )
+    addresses = GaugeMetricFamily("flyebpf_pool_size", "Addresses.", labels=("pool",))
+    for pool in status.pools:
+        allocated.add_metric((pool.cidr,), pool.allocated)
+        addresses.add_metric((pool.cidr,), pool.size)
+    used = GaugeMetricFamily(
+        "flyebpf_table_used", "Entries in use of what can run out.", labels=("table",)
+    )
+    size = GaugeMetricFamily("flyebpf_table_size", "Entries that there are.", labels=("table",))
+    for name, fill in status.fill.items():
+        used.add_metric((name,), fill.used)
+        size.add_metric((name,), fill.size)
+    yield from (allocated, addresses, used, size)
 
 
 def version() -> str:

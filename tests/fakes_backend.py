@@ -11,7 +11,10 @@ from pathlib import Path
 from flyebpf.api import server
 from flyebpf.api.backend import (
     DaemonStatus,
+    Delivery,
     DropCounter,
+    Fill,
+    PoolUse,
     Problem,
     ServiceCounters,
     UplinkStatus,
@@ -64,6 +67,14 @@ class FakeBackend:
             programs="3f2a90c1",
             adopted=True,
             problems=list(self.problems),
+            delivery=Delivery(xdp=2, tc=1),
+            pools=[PoolUse("198.51.100.0/29", 3, 8)],
+            fill={
+                "services": Fill(63, 64, "dataplane.services"),
+                "flows": Fill(10, 1024, "dataplane.flows", sampled=True),
+                "machines": Fill(0, 64, "dataplane.machines"),
+                "maglev_entries": Fill(64, 64, "dataplane.maglev_entries"),
+            },
         )
 
     def reload(self) -> Sequence[str]:

@@ -9,7 +9,7 @@ called from worker threads, never from the event loop, and may block briefly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -48,6 +48,37 @@ class UplinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """How many machines of this host packets reach in which way: redirected in
+    ``xdp``, through ``tc`` where the interface takes no redirect, or not at all
+    where the interface is ``missing``."""
+
+    xdp: int = 0
+    tc: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """``size`` is all that can be allocated."""
+
+    cidr: str
+    allocated: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a table of the kernel is. ``setting`` is the key of the
+    configuration that gives its size; ``sampled``: ``used`` is an estimate."""
+
+    used: int
+    size: int
+    setting: str
+    sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon's own view of itself.
 
@@ -56,6 +87,7 @@ class DaemonStatus:
     way. ``rows``: rows wanted, by kind. ``pending``: rows that are not applied,
     failed ones included. ``uptime`` in seconds. ``programs`` is the digest of
     the programs' source; ``adopted`` is whether they were found pinned.
+    ``fill`` is by what the table holds (``services``, ``flows``, …).
     """
 
     pid: int
@@ -68,6 +100,9 @@ class DaemonStatus:
     programs: str
     adopted: bool
     problems: Sequence[Problem]
+    delivery: Delivery = Delivery()
+    pools: Sequence[PoolUse] = ()
+    fill: Mapping[str, Fill] = field(default_factory=dict)
 
     @property
     def in_sync(self) -> bool:

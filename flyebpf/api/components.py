@@ -150,6 +150,14 @@ COMPONENTS: dict[str, Schema] = {
             "bytes": integer("L2 bytes."),
         }
     ),
+    "Fill": obj(
+        {
+            "used": integer("Entries."),
+            "size": integer("Entries."),
+            "setting": string("The key of the daemon's configuration that gives the size."),
+            "sampled": boolean("`used` is an estimate."),
+        }
+    ),
     "Problem": obj(
         {
             "object": string(),
@@ -177,6 +185,17 @@ COMPONENTS: dict[str, Schema] = {
             "counts": mapping(integer("What the programs counted."), "By name."),
             "uplinks": array(obj({"interface": string(), "mode": string()})),
             "programs": obj({"digest": string(), "adopted": boolean()}),
+            "delivery": obj(
+                {
+                    "xdp": integer("Machines that XDP redirects packets to."),
+                    "tc": integer("Machines that packets reach through tc, more slowly."),
+                    "missing": integer("Machines whose interface does not exist."),
+                }
+            ),
+            "pools": array(
+                obj({"cidr": string(), "allocated": integer(), "size": integer("Addresses.")})
+            ),
+            "fill": mapping(ref("Fill"), "How full the kernel's tables are, by what they hold."),
             "problems": array(ref("Problem")),
         }
     ),

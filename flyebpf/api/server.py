@@ -53,7 +53,7 @@ def listen(path: str, group: str) -> socket.socket:
         server.bind(aside)
         os.chmod(aside, 0o600)
         server.listen(128)
-        _give_to_group(aside, group)
+        _give_to_group(aside, group, path)
         os.rename(aside, path)
     except OSError as error:
         server.close()
@@ -74,11 +74,12 @@ def _is_served(path: str) -> bool:
         return True
 
 
-def _give_to_group(path: str, group: str) -> None:
+def _give_to_group(path: str, group: str, name: str) -> None:
+    """``name`` is what the socket will be called."""
     try:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
-        log.warning("no group %s: only root can use %s (groupadd --system %s)", group, path, group)
+        log.warning("no group %s: only root can use %s (groupadd --system %s)", group, name, group)
         return
     os.chown(path, -1, gid)
     os.chmod(path, 0o660)

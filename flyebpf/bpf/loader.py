@@ -31,6 +31,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
 
 BPF_FS_MAGIC = 0xCAFE4A11
+FOREIGN = "foreign-"  # the first part of a pin's name that was set aside
 COMPILE_TIMEOUT = 120.0  # seconds; five are usual
 Log = Callable[[str], None]
 
@@ -171,9 +172,19 @@ def open_map(path: Path, spec: MapSpec, log: Log) -> Map | None:
 
 def set_aside(path: Path, why: str, log: Log) -> None:
     """Rename a pin that cannot be ours."""
-    aside = path.with_name(f"foreign-{path.name}-{time.time_ns()}")
+    aside = path.with_name(f"{FOREIGN}{path.name}-{time.time_ns()}")
     log(f"the pin {path} {why}; renamed to {aside.name} and replaced by a new one")
     path.rename(aside)
+
+
+def foreign_pins(root: Path) -> list[Path]:
+    """What :func:`set_aside` has moved out of the way, now or earlier."""
+    return sorted(
+        entry
+        for folder in ("maps", "programs")
+        if (root / folder).is_dir()
+        for entry in (root / folder).glob(f"{FOREIGN}*")
+    )
 
 
 def adopt_programs(folder: Path, log: Log) -> dict[str, Program] | None:
@@ -248,11 +259,11 @@ def collect_garbage(config: DaemonConfig, current: Generation) -> list[str]:
     removed = []
     keep = {spec.pin_name for spec in map_specs(config.dataplane)}
     for folder in (root / "programs").iterdir():
-        if folder.name != current.hash and not folder.name.startswith("foreign-"):
+        if folder.name != current.hash and not folder.name.startswith(FOREIGN):
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(f"programs/{folder.name}")
     for pin in (root / "maps").iterdir():
-        if pin.name not in keep and not pin.name.startswith("foreign-"):
+        if pin.name not in keep and not pin.name.startswith(FOREIGN):
             pin.unlink()
             removed.append(f"maps/{pin.name}")
     return removed

@@ -13,7 +13,7 @@ from flyebpf.errors import UnavailableError
 
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
-MAX_SHOWN = 20
+MAX_SHOWN = 8
 """Problems shown on the one screen; --json has all of them."""
 
 Status = dict[str, Any]
@@ -109,11 +109,42 @@ def print_status(report: Status) -> None:
             "Revision": f"{report['applied_revision']} applied, {report['store_revision']} stored",
             "Programs": f"{programs['digest'] or 'none'} ({found})",
             "Uplinks": uplinks or "none",
+            "Machines": _delivery(report["delivery"]),
+            "Pools": _pools(report["pools"]),
+            "Tables": _fill(report["fill"]),
             "Rows": rows or "none",
             "Counts": counts or "none",
         }
     )
     _print_problems(report["problems"])
+
+
+def _delivery(ways: dict[str, int]) -> str:
+    """``3: 2 by XDP, 1 through tc``: ways that no machine has are left out."""
+    words = {"xdp": "by XDP", "tc": "through tc", "missing": "without an interface"}
+    found = ", ".join(f"{ways[way]} {text}" for way, text in words.items() if ways[way])
+    return f"{sum(ways.values())}: {found}" if found else "none on this host"
+
+
+def _pools(pools: list[dict[str, Any]]) -> list[str] | str:
+    return [f"{p['cidr']} ({p['allocated']} of {p['size']} allocated)" for p in pools] or "none"
+
+
+def _fill(tables: dict[str, dict[str, Any]]) -> str:
+    """``services 0% of 16384, flows 3% of 65536 (sampled)``."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {percent(fill['used'], fill['size'])} of {fill['size']}"
+        f"{' (sampled)' if fill['sampled'] else ''}"
+        for name, fill in tables.items()
+    )
+
+
+def percent(used: int, size: int) -> str:
+    """Whole percents; never 0% where something is used, nor 100% while there is room."""
+    if 0 < used < size:
+        share = 100 * used // size
+        return f"{share}%" if share else "<1%"
+    return "100%" if used else "0%"
 
 
 def _state(report: Status) -> str:

@@ -19,6 +19,7 @@ from flyebpf.api.backend import (
 )
 from flyebpf.bpf.loader import Generation
 from flyebpf.config import DaemonConfig
+from flyebpf.daemon import usage
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.daemon.problems import problems
@@ -75,24 +76,40 @@ class DaemonBackend:
             if self._status is None:
                 return self._starting()
             uptime = time.monotonic() - self._started
-            return replace(self._status, uptime=uptime, store_revision=self._store.revision())
+            return replace(self._status, uptime=uptime, store_revision=self._stored()[0])
+
+    def _stored(self) -> tuple[int, list[Problem]]:
+        """The store's revision; when it cannot be read, the last one known."""
+        try:
+            return self._store.revision(), []
+        except FlyebpfError as error:
+            remedy = f"Packets are forwarded as before; nothing can be changed. {error.remedy}"
+            return self._engine.state.revision, [Problem("store", error.message, remedy.strip())]
 
     def look(self) -> DaemonStatus:
         """The status now; in the main thread."""
         engine = self._engine
         modes = engine.netlink.uplinks.modes
         stats = engine.reconciler.stats
+        revision, away = self._stored()
+        extra = [p for p in self.extra_problems() if not away or p.object != away[0].object]
         self._status = DaemonStatus(
             pid=os.getpid(),
             uptime=time.monotonic() - self._started,
-            store_revision=self._store.revision(),
+            store_revision=revision,
             applied_revision=engine.applied_revision,
             pending=stats.dirty,
             rows={kind.removesuffix("Row").lower(): n for kind, n in stats.rows.items()},
             uplinks=[UplinkStatus(name, modes.get(name, "")) for name in self.config.uplinks],
             programs=self._generation.hash,
             adopted=not self._generation.compiled,
-            problems=[*problems(engine), *self.extra_problems()],
+            problems=[*away, *problems(engine), *extra],
+            delivery=usage.delivery(engine),
+            pools=usage.pools(self.config.pools.anycast_v4, engine.state.addresses.values()),
+            fill={
+                **usage.tables(engine),
+                "flows": usage.flows(self._counters.flow_entries(), self.config.dataplane),
+            },
         )
         return self._status
 
@@ -107,7 +124,7 @@ class DaemonBackend:
         return DaemonStatus(
             pid=os.getpid(),
             uptime=time.monotonic() - self._started,
-            store_revision=self._store.revision(),
+            store_revision=self._stored()[0],
             applied_revision=self._engine.applied_revision,
             pending=0,
             rows={},

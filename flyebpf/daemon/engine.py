@@ -222,8 +222,16 @@ class Engine:
     def _is_mine(self, name: str) -> bool:
         return name in self.config.uplinks or bool(self.state.machines_at(self.config.host, name))
 
-    def slow_interfaces(self) -> list[str]:
-        """Interfaces of machines that take no XDP redirect."""
+    def delivery_ways(self) -> dict[str, str]:
+        """Interfaces of machines, and the way that packets take to each: xdp, tc
+        where it takes no XDP redirect, or missing where it does not exist."""
         names = [machine.interface for machine in self.state.machines_on(self.config.host)]
         links = {name: self.links.peek(name) for name in names}
-        return [name for name, link in links.items() if link is not None and not link.redirect]
+        return {
+            name: "missing" if link is None else "xdp" if link.redirect else "tc"
+            for name, link in links.items()
+        }
+
+    def slow_interfaces(self) -> list[str]:
+        """Interfaces of machines that take no XDP redirect."""
+        return [name for name, way in self.delivery_ways().items() if way == "tc"]

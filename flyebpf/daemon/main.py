@@ -23,6 +23,7 @@ from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.lock import StateLock
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
+from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.reload import merge
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
@@ -71,6 +72,8 @@ class Daemon:
         stack.callback(self._socket.close)
         self._generation = loader.ensure(config, log.info)
         stack.callback(self._generation.close)
+        for problem in foreign_pins(config):
+            log.warning("%s %s", problem.object, problem.message)
         self._links = LinkTable()
         stack.callback(self._links.close)
         self._monitor = LinkMonitor()  # from before the first look at links
@@ -234,6 +237,8 @@ class Daemon:
         return texts
 
     def _own_problems(self) -> list[Problem]:
-        if not self._watcher.error:
-            return []
-        return [Problem("store", self._watcher.error, "Packets are forwarded as before.")]
+        config = self._engine.config
+        found = [*foreign_pins(config), *socket_group(config)]
+        if self._watcher.error:
+            found.append(Problem("store", self._watcher.error, "Packets are forwarded as before."))
+        return found

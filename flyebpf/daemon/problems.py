@@ -3,13 +3,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import grp
+from collections.abc import Hashable, Iterator
+from pathlib import Path
 
 from flyebpf.api.backend import Problem, Severity
+from flyebpf.bpf import loader
+from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.usage import tables
+from flyebpf.model.rows import (
+    InterfaceRow,
+    NatRow,
+    PolicyRow,
+    ReplyRow,
+    Row,
+    ServiceRow,
+    SettingsRow,
+    SlotRow,
+    TableRow,
+    UplinkRow,
+    VipRow,
+)
+from flyebpf.reconcile.base import Failure
+
+PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 NEARLY_FULL = 0.9
-SHOWN = 100  # of one sort; a thousand lines help nobody
+SHOWN = 100  # causes of one sort; a thousand lines help nobody
+
+NAMES: dict[type[Row], str] = {
+    SettingsRow: "settings",
+    PolicyRow: "egress policy",
+    NatRow: "source NAT",
+    SlotRow: "machine",
+    InterfaceRow: "interface",
+    TableRow: "table",
+    ReplyRow: "replies of machine",
+    ServiceRow: "service",
+    VipRow: "address",
+    UplinkRow: "uplink",
+}
+"""What operators call the rows."""
 
 
 def problems(engine: Engine) -> list[Problem]:
@@ -21,11 +56,32 @@ def problems(engine: Engine) -> list[Problem]:
 
 
 def failures(engine: Engine) -> Iterator[Problem]:
-    for failure in engine.reconciler.failures[:SHOWN]:
-        name = failure.kind.__name__.removesuffix("Row").lower()
-        key = failure.key
-        text = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
-        yield Problem(f"{name} {text}", failure.error, failure.remedy)
+    """One for each cause: a full table fails many rows."""
+    causes: dict[tuple[str, str], list[Failure]] = {}
+    for failure in engine.reconciler.failures:
+        causes.setdefault((failure.error, failure.remedy), []).append(failure)
+    for (error, remedy), failed in list(causes.items())[:SHOWN]:
+        first = failed[0]
+        others = sum(other.kind is first.kind for other in failed) - 1
+        more = f" and {others} more" if others else ""
+        yield Problem(f"{row_name(first.kind, first.key)}{more}", error, remedy)
+    if len(causes) > SHOWN:
+        yield Problem(
+            "rows",
+            f"{len(causes) - SHOWN} more things could not be applied",
+            "The daemon's log names them all.",
+        )
+
+
+def row_name(kind: type[Row], key: Hashable) -> str:
+    """A row as an operator would say it: ``service 203.0.113.1 tcp 80``."""
+    words = list(map(str, key)) if isinstance(key, tuple) else [str(key)]
+    if kind in (ServiceRow, ReplyRow) and len(words) > 1:
+        words[1] = PROTOCOLS.get(words[1], words[1])
+    if kind is ServiceRow and len(words) == 4:
+        first, last = words[2:]
+        words[2:] = [first if first == last else f"{first}-{last}"]
+    return " ".join([NAMES.get(kind, kind.__name__), *words])
 
 
 def plans(engine: Engine) -> Iterator[Problem]:
@@ -43,6 +99,32 @@ def records(engine: Engine) -> Iterator[Problem]:
             f"record {kind}/{ident}",
             f"cannot be used: {error}",
             "Write it again with the command that made it, or delete it.",
+        )
+
+
+def foreign_pins(config: DaemonConfig) -> Iterator[Problem]:
+    """What was pinned under our names by somebody else, or was damaged."""
+    for pin in loader.foreign_pins(Path(config.bpffs)):
+        yield Problem(
+            f"pin {pin.name}",
+            f"was found in {pin.parent} under a name of ours and is not ours: it was "
+            "set aside and replaced",
+            f"Find out who made it (bpftool), then remove it: rm -r {pin}",
+            Severity.WARNING,
+        )
+
+
+def socket_group(config: DaemonConfig) -> Iterator[Problem]:
+    """The group that may use the socket is missing."""
+    try:
+        grp.getgrnam(config.api.group)
+    except KeyError:
+        yield Problem(
+            f"group {config.api.group}",
+            f"does not exist: only root can use {config.api.socket}",
+            f"groupadd --system {config.api.group}, and restart the daemon; "
+            'or set api.group = "root".',
+            Severity.WARNING,
         )
 
 
@@ -64,11 +146,11 @@ def shortcomings(engine: Engine) -> Iterator[Problem]:
             "ethtool -K PEER gro off gro on. For others, see the driver's documentation.",
             Severity.WARNING,
         )
-    for name, (used, size) in engine.maps.fill().items():
-        if used >= NEARLY_FULL * size:
+    for name, fill in tables(engine).items():
+        if fill.used >= NEARLY_FULL * fill.size:
             yield Problem(
-                f"map {name}",
-                f"{used} of {size} entries are in use",
-                "Raise its size under [dataplane] and restart the daemon.",
+                f"table of {name}",
+                f"{fill.used} of {fill.size} entries are in use",
+                f"Raise {fill.setting} in the daemon's configuration and restart the daemon.",
                 Severity.WARNING,
             )

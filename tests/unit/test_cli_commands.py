@@ -239,6 +239,10 @@ def test_status(cli: Cli) -> None:
         "eth0 (native)",
         "3f2a90c1 (adopted)",
         "service 2",
+        "3: 2 by XDP, 1 through tc",
+        "198.51.100.0/29 (3 of 8 allocated)",
+        "services 98% of 64, flows <1% of 1024 (sampled), machines 0% of 64, "
+        "maglev entries 100% of 64",
     ):
         assert shown in text
     assert cli.json("status")["state"] == "ok"
@@ -267,7 +271,7 @@ def test_warnings_alone_are_no_failure(cli: Cli) -> None:
 def test_many_problems_fit_one_screen(cli: Cli) -> None:
     cli.backend.problems = [Problem(f"machine {n}", "gone") for n in range(50)]
     _, out, _ = cli("status")
-    assert "and 30 more: flyebpf status --json" in out
+    assert "and 42 more: flyebpf status --json" in out
 
 
 def test_status_waits_until_in_sync(cli: Cli) -> None:

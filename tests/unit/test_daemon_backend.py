@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from flyebpf.config import DaemonConfig
+from flyebpf.api.backend import Delivery, Fill, PoolUse
+from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.daemon import backend as module
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.drivers.counters import Counters
-from flyebpf.errors import KernelError
+from flyebpf.errors import KernelError, UnavailableError
+from flyebpf.model.records import Address, AddressKind
 from flyebpf.store.base import Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.fakes_maps import fake_maps
@@ -29,15 +31,26 @@ STATS = SimpleNamespace(
     last_sync_seconds=0.5,
     last_full_seconds=1.5,
 )
+ADDRESSES = [
+    Address("198.51.100.0", "web", AddressKind.V4),
+    Address("198.51.100.3", "web", AddressKind.V4),
+    Address("198.51.100.4", "web", AddressKind.V4),  # of a pool that was removed
+    Address("203.0.113.9", "web", AddressKind.V4),
+    Address("2001:db8::1", "web", AddressKind.V6),
+]
 ENGINE: Any = SimpleNamespace(
-    config=DaemonConfig("h1", "ams", ("eth0",)),
+    config=DaemonConfig(
+        "h1", "ams", ("eth0",), pools=PoolsConfig(("198.51.100.0/30", "203.0.113.0/24"))
+    ),
     netlink=SimpleNamespace(uplinks=SimpleNamespace(modes={"eth0": "native"})),
     reconciler=SimpleNamespace(stats=STATS, failures=(), problems=[]),
     planner=SimpleNamespace(problems={}),
-    state=SimpleNamespace(quarantined={}),
+    state=SimpleNamespace(quarantined={}, revision=1, addresses={a.address: a for a in ADDRESSES}),
     maps=SimpleNamespace(
-        fill=lambda: {"slots": (95, 100)}, service_id={"web/tcp/80@a": 1, "web/tcp/80@b": 2}.get
+        fill=lambda: {"slots": (95, 100)},
+        service_id={"web/tcp/80@a": 1, "web/tcp/80@b": 2}.get,
     ),
+    delivery_ways=lambda: {"tap0": "xdp", "tap1": "tc", "tap2": "missing", "tap3": "xdp"},
     slow_interfaces=list,
     services={("app", "web"): ("web/tcp/80@a", "web/tcp/80@b")},
     applied_revision=1,
@@ -91,7 +104,35 @@ def test_an_older_answer_never_claims_to_be_in_sync(
     status = backend.status()
     assert not status.in_sync
     assert status.rows == {"slot": 2}
-    assert [problem.object for problem in status.problems] == ["map slots"]
+    assert [problem.object for problem in status.problems] == ["table of machines"]
+
+
+def test_use_of_pools_tables_and_ways(
+    parts: tuple[DaemonBackend, MainLoop, SqliteStore],
+) -> None:
+    status = parts[0].look()
+    assert status.delivery == Delivery(xdp=2, tc=1, missing=1)
+    assert status.pools == [PoolUse("198.51.100.0/30", 2, 4), PoolUse("203.0.113.0/24", 1, 256)]
+    assert status.fill["machines"] == Fill(95, 100, "dataplane.machines")
+    flows = status.fill["flows"]
+    assert flows.sampled
+    assert flows.size == DaemonConfig("h1", "ams", ("eth0",)).dataplane.flows
+
+
+def test_a_store_that_cannot_be_read_is_a_problem_not_the_end_of_status(
+    parts: tuple[DaemonBackend, MainLoop, SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, _, store = parts
+
+    def damaged() -> int:
+        raise UnavailableError("cannot read the state file: malformed", "restore it from a copy")
+
+    monkeypatch.setattr(store, "revision", damaged)
+    status = backend.look()
+    assert status.store_revision == ENGINE.state.revision
+    problem = status.problems[0]
+    assert (problem.object, problem.message) == ("store", "cannot read the state file: malformed")
+    assert "restore it from a copy" in problem.remedy
 
 
 def test_the_main_thread_answers(parts: tuple[DaemonBackend, MainLoop, SqliteStore]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -49,6 +50,9 @@ def status(call: Call) -> object:
         "counts": dict(backend.counts()),
         "uplinks": [{"interface": up.interface, "mode": up.mode} for up in now.uplinks],
         "programs": {"digest": now.programs, "adopted": now.adopted},
+        "delivery": asdict(now.delivery),
+        "pools": [asdict(pool) for pool in now.pools],
+        "fill": {name: asdict(fill) for name, fill in now.fill.items()},
         "problems": [
             {
                 "object": problem.object,

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What status says is wrong: one line a cause, in an operator's words."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flyebpf.bpf import loader
+from flyebpf.config import ApiConfig, DaemonConfig
+from flyebpf.daemon import problems
+from flyebpf.model.rows import (
+    ROW_ORDER,
+    InterfaceRow,
+    NatRow,
+    ReplyRow,
+    Row,
+    ServiceRow,
+    SettingsRow,
+    SlotRow,
+)
+from flyebpf.reconcile.base import Failure
+
+
+def engine(*failures: Failure) -> Any:
+    return SimpleNamespace(reconciler=SimpleNamespace(failures=failures))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [
+        (SlotRow, "3d8d", "machine 3d8d"),
+        (ServiceRow, ("203.0.113.1", 6, 80, 80), "service 203.0.113.1 tcp 80"),
+        (ServiceRow, ("203.0.113.1", 17, 80, 90), "service 203.0.113.1 udp 80-90"),
+        (ReplyRow, ("3d8d", 17, 53), "replies of machine 3d8d udp 53"),
+        (NatRow, "172.16.0.0/20", "source NAT 172.16.0.0/20"),
+        (SettingsRow, "settings", "settings settings"),
+    ],
+)
+def test_names_of_rows(kind: type[Row], key: Hashable, name: str) -> None:
+    assert problems.row_name(kind, key) == name
+
+
+def test_every_kind_of_row_has_a_name() -> None:
+    assert set(problems.NAMES) == set(ROW_ORDER)
+
+
+def test_rows_that_fail_for_one_cause_are_counted() -> None:
+    full = [
+        Failure(ServiceRow, ("203.0.113.1", 6, port, port), "the map is full", "Raise it.")
+        for port in range(38)
+    ]
+    gone = Failure(SlotRow, "3d8d", "interface tap0 does not exist")
+    gone_too = Failure(InterfaceRow, "tap0", "interface tap0 does not exist")
+    found = list(problems.failures(engine(*full, gone, gone_too)))
+    assert [problem.object for problem in found] == [
+        "service 203.0.113.1 tcp 0 and 37 more",
+        "machine 3d8d",
+    ]
+
+
+def test_more_causes_than_shown_are_said_to_be_more() -> None:
+    many = [Failure(SlotRow, n, f"interface tap{n} does not exist") for n in range(130)]
+    found = list(problems.failures(engine(*many)))
+    assert len(found) == problems.SHOWN + 1
+    assert found[-1].message == "30 more things could not be applied"
+
+
+def test_pins_that_were_set_aside_are_named(tmp_path: Path) -> None:
+    config = DaemonConfig("h1", "ams", ("eth0",), bpffs=str(tmp_path))
+    assert list(problems.foreign_pins(config)) == []
+    for folder in ("maps", "programs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ours").touch()
+        (tmp_path / folder / f"their-{folder}").touch()
+        loader.set_aside(tmp_path / folder / f"their-{folder}", "is not ours", lambda _: None)
+    found = list(problems.foreign_pins(config))
+    assert [problem.object.startswith("pin foreign-their-") for problem in found] == [True, True]
+    for problem in found:
+        assert Path(problem.remedy.rpartition("rm -r ")[2]).exists()
+
+
+def test_a_group_that_does_not_exist(tmp_path: Path) -> None:
+    config = DaemonConfig("h1", "ams", ("eth0",), api=ApiConfig("/run/x", "no-such-group"))
+    (problem,) = problems.socket_group(config)
+    assert "only root can use /run/x" in problem.message
+    fine = DaemonConfig("h1", "ams", ("eth0",), api=ApiConfig("/run/x", "root"))
+    assert list(problems.socket_group(fine)) == []
