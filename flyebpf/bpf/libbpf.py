@@ -34,6 +34,7 @@ from flyebpf.bpf.syscalls import (
 )
 from flyebpf.errors import KernelError
 
+BPF_LINK_TYPE_XDP = 6  # enum bpf_link_type
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 BATCH = 4096
@@ -344,6 +345,14 @@ class XdpLink(Descriptor):
         """Swap the program in place: no packet passes without one."""
         result = libbpf().bpf_link_update(self.fd, program.fd, None)
         check(result, f"swap in {program.name}")
+
+    @property
+    def is_xdp_link(self) -> bool:
+        """Whether it is such a link at all: a pin can hold anything. The info of
+        a program or a map, read as a link's, would make some sense."""
+        if "link" not in os.readlink(f"/proc/self/fd/{self.fd}"):
+            return False
+        return int(self.info.type) == BPF_LINK_TYPE_XDP
 
     @property
     def info(self) -> LinkInfo:

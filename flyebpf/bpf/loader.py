@@ -181,7 +181,7 @@ def foreign_pins(root: Path) -> list[Path]:
     """What :func:`set_aside` has moved out of the way, now or earlier."""
     return sorted(
         entry
-        for folder in ("maps", "programs")
+        for folder in ("maps", "programs", "links")
         if (root / folder).is_dir()
         for entry in (root / folder).glob(f"{FOREIGN}*")
     )

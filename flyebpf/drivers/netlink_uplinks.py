@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from flyebpf.bpf.libbpf import Program, XdpLink
+from flyebpf.bpf.loader import set_aside
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
 from flyebpf.drivers.netlink_io import Netlink, filter_name
@@ -59,6 +60,8 @@ class Uplinks:
             return "no interface"
         try:
             with XdpLink.open(pin) as xdp:
+                if not xdp.is_xdp_link:
+                    return "no link"
                 program = xdp.program_id if xdp.ifindex == link.ifindex else 0
         except KernelError as error:
             return error.message
@@ -107,8 +110,11 @@ class Uplinks:
 
     def _adopt(self, pin: Path, link: Link, program: Program) -> bool:
         """Go on with a pinned link, with our program in it. False: it belongs
-        to an interface that is gone."""
+        to an interface that is gone, or is no link and was moved out of the way."""
         with XdpLink.open(pin) as xdp:
+            if not xdp.is_xdp_link:
+                set_aside(pin, "is not an XDP link", log.warning)
+                return False
             if xdp.ifindex == link.ifindex:
                 if xdp.program_id != program.id:
                     xdp.update(program)

@@ -204,6 +204,18 @@ def test_a_foreign_program_is_never_replaced(rig: Rig) -> None:
     assert rig.driver.apply(UplinkRow, [UPLINK], []) == []
 
 
+def test_what_is_no_link_at_our_pin_is_set_aside(rig: Rig) -> None:
+    """An XDP program there: its info looks most like that of an XDP link."""
+    pin = rig.links / "up%2E0-xdp"
+    rig.programs["edge_xdp"].pin(pin)
+    assert not rig.in_place(UPLINK)
+    assert rig.driver.apply(UplinkRow, [UPLINK], []) == []
+    assert rig.in_place(UPLINK)
+    (aside,) = rig.links.glob("foreign-*")
+    with Program.open(aside) as kept:
+        assert kept.id == rig.programs["edge_xdp"].id
+
+
 def test_an_uplink_that_is_made_anew_gets_a_new_link(rig: Rig) -> None:
     rig.driver.apply(UplinkRow, [UPLINK], [])
     sh("ip link del up.0; ip link add up.0 type veth peer name router")

@@ -73,13 +73,13 @@ def test_more_causes_than_shown_are_said_to_be_more() -> None:
 def test_pins_that_were_set_aside_are_named(tmp_path: Path) -> None:
     config = DaemonConfig("h1", "ams", ("eth0",), bpffs=str(tmp_path))
     assert list(problems.foreign_pins(config)) == []
-    for folder in ("maps", "programs"):
+    for folder in ("maps", "programs", "links"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ours").touch()
         (tmp_path / folder / f"their-{folder}").touch()
         loader.set_aside(tmp_path / folder / f"their-{folder}", "is not ours", lambda _: None)
     found = list(problems.foreign_pins(config))
-    assert [problem.object.startswith("pin foreign-their-") for problem in found] == [True, True]
+    assert [problem.object.startswith("pin foreign-their-") for problem in found] == [True] * 3
     for problem in found:
         assert Path(problem.remedy.rpartition("rm -r ")[2]).exists()
 
