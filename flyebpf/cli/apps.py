@@ -20,13 +20,19 @@ def apps() -> None:
 @options.org_option(required=True)
 @click.option(
     "--network",
+    metavar="NETWORK",
     default="default",
     show_default=True,
     help="The private network that the app is on, for life; made if it is new.",
 )
 @options.json_option
 def create(name: str, org: str, network: str, as_json: bool) -> None:
-    """Create an app."""
+    """Create an app.
+
+    NAME: lower-case letters, digits and inner dashes; no other organization of
+    the cluster may have an app of that name. Machines of one network reach each
+    other, those of different networks do not.
+    """
     app = options.api().post("/v1/apps", {"name": name, "org": org, "network": network})
     if as_json:
         output.print_json(app)
@@ -63,7 +69,7 @@ def list_(org: str | None, as_json: bool) -> None:
 @click.argument("name")
 @options.yes_option
 def destroy(name: str, yes: bool) -> None:
-    """Destroy an app; its machines must be removed first."""
+    """Destroy an app and release its addresses; its machines must be removed first."""
     target = path("apps", name)
     options.confirm(f"Destroy app {name} and release its addresses?", yes)
     app = options.api().delete(target)

@@ -21,7 +21,12 @@ DEFAULT_CONFIG = "/etc/flyebpf/flyebpf.toml"
 )
 @click.option("--check-config", is_flag=True, help="Check the configuration and start nothing.")
 def daemon(config_path: str, check_config: bool) -> None:
-    """Run the host's daemon in the foreground."""
+    """Run the host's daemon in the foreground.
+
+    It keeps programs and maps in the kernel as the store says, and serves the
+    API that all other commands use. SIGHUP reads the configuration again;
+    SIGTERM ends it, and packets are forwarded as before.
+    """
     if check_config:
         from flyebpf import configfile  # noqa: PLC0415 (start-up time)
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from flyebpf.api.client import path
+from flyebpf.api.client import ApiError, path
 from flyebpf.cli import options, output
+from flyebpf.errors import InvalidError
 
 
 @click.command()
@@ -18,11 +21,33 @@ from flyebpf.cli import options, output
 def deploy(
     app: str | None, config_path: str, strict: bool, no_public_ips: bool, as_json: bool
 ) -> None:
-    """Put a fly.toml into force for an app: its services take effect at once."""
+    """Put a fly.toml into force for an app: its services take effect at once.
+
+    The app must exist (`apps create`); it can be reached when it has an address
+    (`ips allocate-v4`) and a machine (`machines add`). Services with handlers
+    need the proxy and are refused. The smallest file that does something:
+
+    \b
+    app = "web"
+    [[services]]
+    internal_port = 8080       # where the VM listens
+      [[services.ports]]
+      port = 80                # where clients connect
+    """
     text = options.read_config(config_path)
     name = options.need_app(app, config_path)
     body = {"config": text, "strict": strict, "public_ips": not no_public_ips}
-    report = options.api().post(path("apps", name, "deployments"), body)
+    try:
+        report = options.api().post(path("apps", name, "deployments"), body)
+    except ApiError as error:
+        if not error.message.startswith(options.CONFIG_NAME):
+            raise
+        # The daemon has the text alone, and calls it what it is usually called.
+        message = config_path + error.message.removeprefix(options.CONFIG_NAME)
+        raise InvalidError(message, error.remedy) from error
+    named = options.app_of_config(Path(config_path))
+    if named not in (None, name):
+        output.warn(f"{config_path} is that of app {named}; it was deployed to {name}, as told")
     for warning in report["warnings"]:
         output.warn(f"{config_path}: {warning}")
     if as_json:

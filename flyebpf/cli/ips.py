@@ -53,7 +53,11 @@ def _print_table(found: Sequence[dict[str, Any]]) -> None:
 @options.app_option
 @options.json_option
 def allocate_v4(app: str | None, as_json: bool) -> None:
-    """Give the app a dedicated IPv4 address of the operator's pools."""
+    """Give the app an IPv4 address of its own.
+
+    It is taken from the operator's pools (`status` shows what is left), and the
+    app keeps it until it is released. An app can have several.
+    """
     address = options.api().post(path("apps", options.need_app(app), "addresses"), {"type": "v4"})
     if as_json:
         output.print_json(address)
@@ -65,7 +69,10 @@ def allocate_v4(app: str | None, as_json: bool) -> None:
 @options.app_option
 @click.argument("addresses", metavar="ADDRESS...", nargs=-1, required=True)
 def release(app: str | None, addresses: Sequence[str]) -> None:
-    """Give addresses of the app back: all of them, or none on any error."""
+    """Give addresses back: all of them, or none.
+
+    Nobody else gets one of them until the rest of the pool has been used.
+    """
     target = path("apps", options.need_app(app), "addresses", "release")
     for item in options.api().post(target, {"addresses": list(addresses)})["items"]:
         output.say(f"Released {item['address']} of app {item['app']}.")

@@ -27,7 +27,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     import difflib  # noqa: PLC0415 (only for mistakes)
 
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(known)}."
     return f"No such command {name!r}. {hint}"
 

@@ -24,10 +24,12 @@ def machines() -> None:
 @options.app_option
 @click.option("--interface", metavar="DEV", required=True, help="The VM's interface on this host.")
 @click.option("--mac", metavar="MAC", required=True, help="The VM's own MAC address.")
-@click.option("--name", default=None, help="A name for people.")
-@click.option("--group", default=None, help="Its process group; default: app.")
+@click.option("--name", default=None, metavar="NAME", help="A name for people.")
+@click.option("--group", metavar="GROUP", default=None, help="Its process group; default: app.")
 @options.region_option
-@click.option("--metadata", metavar=KEY_VALUE, multiple=True, help="May be given several times.")
+@click.option(
+    "--metadata", metavar=KEY_VALUE, multiple=True, help="For DNS; may be given several times."
+)
 @click.option("--id", "id_", metavar="ID", default=None, help="14 hex digits; default: chosen.")
 @options.json_option
 def add(
@@ -42,7 +44,15 @@ def add(
     id_: str | None,
     as_json: bool,
 ) -> None:
-    """Register a VM that runs behind an interface of this host."""
+    """Register a VM that runs behind an interface of this host.
+
+    Whoever runs the VM makes the interface, down; the daemon guards it, then
+    sets it up. What is printed are the addresses that belong inside the VM;
+    `machines hosts` and `machines env` print the files.
+
+    \b
+    flyebpf machines add -a web --interface tap0 --mac 02:00:00:00:00:01
+    """
     given = {"name": name, "group": group, "region": region, "id": id_}
     body: dict[str, Any] = {"interface": interface, "mac": mac}
     body.update({key: value for key, value in given.items() if value is not None})
@@ -138,8 +148,10 @@ def _action(verb: str, done: str, help: str) -> None:
     @click.argument("ids", metavar="ID...", nargs=-1, required=True)
     def command(ids: Sequence[str]) -> None:
         api = options.api()
-        for target in [path("machines", id_, verb) for id_ in ids]:
-            output.say(f"Machine {api.post(target)['id']} {done}.")
+        for id_ in ids:
+            api.get(path("machines", id_))  # nothing is done when one of them does not exist
+        for id_ in ids:
+            output.say(f"Machine {api.post(path('machines', id_, verb))['id']} {done}.")
 
 
 _action("start", "is started", "Say that machines run: they get traffic.")
@@ -152,7 +164,11 @@ _action("uncordon", "gets new flows again", "Give machines new flows again.")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @options.yes_option
 def remove(ids: Sequence[str], yes: bool) -> None:
-    """Forget machines: their flows end and their addresses become free."""
+    """Forget machines.
+
+    Their flows end and their addresses become free, to be reused last. All of
+    them must exist, or none is removed.
+    """
     api = options.api()
     targets = [path("machines", id_) for id_ in ids]
     for target in targets:

@@ -42,10 +42,41 @@ COMMANDS = {
     metavar="PATH",
     help="The daemon's unix socket (or FLYEBPF_SOCKET).",
 )
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _option, given: _version(ctx) if given else None,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def root(ctx: click.Context, socket: str) -> None:
-    """Host networking for VMs with eBPF: public addresses, services, isolation."""
+    """Host networking for VMs with eBPF: public addresses, services, isolation.
+
+    \b
+    To try it on this machine:   sudo flyebpf lab up
+    To see how this host is:     flyebpf status
+    To bring an app up:          orgs create, apps create, machines add, deploy
+
+    Every command has --help.
+    """
+    if not socket:
+        raise click.BadParameter("is empty; name the daemon's socket", param_hint="--socket")
     ctx.obj = socket
+
+
+def _version(ctx: click.Context) -> None:
+    from flyebpf.cli.version import version  # noqa: PLC0415 (start-up time)
+
+    ctx.invoke(version, as_json=False)
+    ctx.exit()
+
+
+REPORT = (
+    "Please report it with what the same command prints when FLYEBPF_DEBUG=1 is set, "
+    "and what `flyebpf version` says."
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -60,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     except FlyebpfError as error:
         click.echo(f"Error: {error.message}", err=True)
         if error.remedy:
-            click.echo(f"  {error.remedy}", err=True)
+            click.echo(f"  {sentence(error.remedy)}", err=True)
         return 1
     except BrokenPipeError:
         # The reader has what it wanted (`| head`). Without this, Python would
@@ -69,6 +100,17 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except Exception as error:
+        if os.environ.get("FLYEBPF_DEBUG"):
+            raise
+        click.echo(f"Error: a fault of flyebpf itself: {type(error).__name__}: {error}", err=True)
+        click.echo(f"  {REPORT}", err=True)
+        return 1
+
+
+def sentence(text: str) -> str:
+    """With a capital at its start; names and commands in quotes stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def main() -> None:

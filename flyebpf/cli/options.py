@@ -75,7 +75,7 @@ def find_app(app: str | None, config_path: str = CONFIG_NAME) -> str | None:
         if not app:
             raise click.BadParameter("an app's name is not empty", param_hint="-a/--app")
         return app
-    return os.environ.get("FLY_APP") or _app_of_config(Path(config_path))
+    return os.environ.get("FLY_APP") or app_of_config(Path(config_path))
 
 
 def need_app(app: str | None, config_path: str = CONFIG_NAME) -> str:
@@ -95,7 +95,8 @@ def one_app(app: str | None, all_apps: bool) -> str | None:
     return None if all_apps else find_app(app)
 
 
-def _app_of_config(path: Path) -> str | None:
+def app_of_config(path: Path) -> str | None:
+    """What the file gives as ``app``; None where there is no file, or no name."""
     import tomllib  # noqa: PLC0415 (start-up time)
 
     try:

@@ -19,7 +19,10 @@ def orgs() -> None:
 @click.argument("name")
 @options.json_option
 def create(name: str, as_json: bool) -> None:
-    """Create an organization, with its network 'default'."""
+    """Create an organization, with its network 'default'.
+
+    NAME: lower-case letters, digits and single dashes, first a letter.
+    """
     org = options.api().post("/v1/orgs", {"name": name})
     if as_json:
         output.print_json(org)

@@ -32,7 +32,15 @@ Status = dict[str, Any]
 @options.json_option
 @click.pass_context
 def status(ctx: click.Context, wait: bool, timeout: float, as_json: bool) -> None:
-    """Show how this host is, and what is wrong. Exits with 1 when something failed."""
+    """Show how this host is, and what is wrong. Exits with 1 when something failed.
+
+    \b
+    State     ok; syncing: changes are on their way; failed: see the problems
+    Machines  how packets reach them: by XDP, or slower through tc
+    Pools     addresses that apps have
+    Tables    how full the kernel's tables are; flows are estimated from a
+              sample, and ended ones count until others take their place
+    """
     report = wait_for_sync(timeout) if wait else options.api().get("/v1/status")
     if as_json:
         output.print_json(report)

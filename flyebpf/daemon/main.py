@@ -50,10 +50,16 @@ def run(config_path: str) -> None:
     plane is then as it was."""
     config = configfile.load(config_path)
     logs.setup(config.log)
-    with ExitStack() as stack:
-        daemon = Daemon(config_path, config, stack)
-        daemon.start()
-        daemon.serve()
+    try:
+        with ExitStack() as stack:
+            daemon = Daemon(config_path, config, stack)
+            daemon.start()
+            daemon.serve()
+    except FlyebpfError:
+        raise
+    except Exception:
+        log.exception("a fault of flyebpf itself; packets are forwarded as before")
+        raise
     log.info("ended; packets are forwarded as before")
 
 

@@ -184,6 +184,13 @@ def test_deploy_and_services(web: Cli, tmp_path: Path) -> None:
     assert "version 2" in web.ok(f"deploy -a web -c {other}")
 
 
+def test_a_file_of_another_app_is_warned_about(web: Cli) -> None:
+    Path("other.toml").write_text(FLY_TOML.replace('"web"', '"other"'))
+    code, out, err = web("deploy", "-a", "web", "-c", "other.toml")
+    assert (code, "Deployed version 1 of app web" in out) == (0, True)
+    assert "Warning: other.toml is that of app other; it was deployed to web" in err
+
+
 def test_warnings_of_a_deployment_go_to_stderr(web: Cli) -> None:
     Path("fly.toml").write_text(FLY_TOML + "\n[surprise]\nx = 1\n")
     code, out, err = web("deploy", "--json")

@@ -21,6 +21,8 @@ MAC = "--mac 02:00:00:00:00:01"
 
 USAGE = [
     ("machnes", "Did you mean 'machines'?"),
+    ("bogus", "Commands: status,"),
+    ("--socket '' status", "--socket: is empty"),
     ("machines lst", "Did you mean 'list'?"),
     ("machines metadata sett x", "Did you mean 'set'?"),
     ("zzzz", "Commands: status,"),
@@ -50,7 +52,7 @@ USAGE = [
 
 FAILED = [
     ("orgs create acme", "acme"),
-    ("orgs create 'No Way'", "No Way"),
+    ("orgs create 'No Way'", "\n  Use lower-case letters"),
     ("orgs show none", "none"),
     ("orgs show a/b", "'a/b' is not a name"),
     ("orgs show ''", "'' is not a name"),
@@ -71,6 +73,7 @@ FAILED = [
     ("machines show 00000000000000", "00000000000000"),
     ("machines show xyz", "xyz"),
     ("machines start 00000000000000", "00000000000000"),
+    ("machines stop {machine} 00000000000000", "00000000000000"),
     ("machines env 00000000000000", "00000000000000"),
     ("machines hosts 00000000000000", "00000000000000"),
     ("machines metadata unset {machine} nothing", "nothing"),
@@ -84,6 +87,7 @@ FAILED = [
     ("deploy -a web -c broken.toml", "line 2"),
     ("deploy -c broken.toml", "broken.toml"),
     ("deploy -a none -c good.toml", "none"),
+    ("deploy -a web -c ports.toml", "Error: ports.toml: services[0]"),
     ("deploy -a web -c handlers.toml", "needs the proxy"),
     ("config validate -c none.toml", "cannot read none.toml"),
     ("config validate -c broken.toml", "Error: broken.toml"),
@@ -98,6 +102,7 @@ FILES = {
     "good.toml": 'app = "web"\n[[services]]\n[[services.ports]]\nport = 80\n',
     "broken.toml": 'app = "web"\nport = = 1\n',
     "unknown.toml": 'app = "web"\nsurprise = 1\n',
+    "ports.toml": 'app = "web"\n[[services]]\n[[services.ports]]\nport = 0\n',
     "handlers.toml": 'app = "web"\n[http_service]\ninternal_port = 8080\n',
 }
 
@@ -180,3 +185,22 @@ def test_a_reader_that_leaves_gets_no_complaint(served: tuple[FakeBackend, Path,
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_fault_of_our_own_is_one_line_unless_debugging(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_args: object, **_kwargs: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("flyebpf.cli.options.api", broken)
+    monkeypatch.delenv("FLYEBPF_DEBUG", raising=False)
+    assert run(["orgs", "list"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, second = said.err.splitlines()
+    assert first == "Error: a fault of flyebpf itself: ZeroDivisionError: division by zero"
+    assert "FLYEBPF_DEBUG=1" in second
+    monkeypatch.setenv("FLYEBPF_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(["orgs", "list"])
