@@ -5,6 +5,8 @@
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+# ip, tc and nft: a user's PATH may lack their folders, and cron's does.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
 # Debian's own Python: bcc's bindings are built for it. A python3 found in PATH
 # may be another one (pyenv, conda).
 python=/usr/bin/python3

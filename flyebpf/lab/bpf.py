@@ -53,9 +53,7 @@ def load_return(program_type: int, value: int, attach_type: int = 0) -> int:
     code = struct.pack("=BBhi", 0xB7, 0, 0, value) + struct.pack("=BBhi", 0x95, 0, 0, 0)
     instructions = ct.create_string_buffer(code, len(code))
     licence = ct.create_string_buffer(b"GPL")
-    head = struct.pack(
-        "=IIQQ", program_type, 2, ct.addressof(instructions), ct.addressof(licence)
-    )
+    head = struct.pack("=IIQQ", program_type, 2, ct.addressof(instructions), ct.addressof(licence))
     # log level, size and buffer, kernel version, flags, name, ifindex
     middle = struct.pack("=IIQII16sI", 0, 0, 0, 0, 0, b"flyebpf_lab", 0)
     return bpf(BPF_PROG_LOAD, head + middle + struct.pack("=I", attach_type))
@@ -69,6 +67,4 @@ def pin(descriptor: int, path: str) -> None:
 
 def link_xdp(program: int, ifindex: int) -> int:
     """Attach an XDP program natively by a bpf_link; returns its descriptor."""
-    return bpf(
-        BPF_LINK_CREATE, struct.pack("=4I", program, ifindex, ATTACH_XDP, XDP_DRIVER_MODE)
-    )
+    return bpf(BPF_LINK_CREATE, struct.pack("=4I", program, ifindex, ATTACH_XDP, XDP_DRIVER_MODE))

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import shutil
 import signal
+import sys
 
 import click
 
 from flyebpf.cli.lazy import Group
 from flyebpf.cli.output import print_json, print_table
-from flyebpf.errors import NotFoundError, UnavailableError
+from flyebpf.errors import ConflictError, NotFoundError, UnavailableError
+from flyebpf.lab import addressing, hosts, net, process, sample, state, topology, vms
 from flyebpf.lab import demo as demonstration
-from flyebpf.lab import hosts, net, process, sample, state, topology, vms
 from flyebpf.lab.state import Lab, Paths
 
+COMMAND_NOT_FOUND = 127  # as shells say it
 PASS_ON = {"ignore_unknown_options": True}
 
 
@@ -45,35 +49,88 @@ def lab() -> None:
     """Run a small region on this machine.
 
     Clients reach hosts through a router; each host runs its own daemon; VMs
-    are behind the hosts. All of it is in network namespaces.
+    are behind the hosts. All of it is in network namespaces. Needs root.
+
+    \b
+    FLYEBPF_LAB_NAME  first part of the namespaces' names (default: fly)
+    FLYEBPF_LAB_DIR   the lab's files (default: /run/flyebpf-lab)
+    With both set, a second lab runs beside the first.
     """
+    os.environ["PATH"] = net.tool_path()
 
 
 @lab.command()
-@click.option("--hosts", "host_count", type=int, default=1, show_default=True, metavar="N")
-@click.option("--clients", "client_count", type=int, default=1, show_default=True, metavar="N")
+@click.option(
+    "--hosts",
+    "host_count",
+    type=click.IntRange(1, addressing.MAX_HOSTS),
+    metavar="N",
+    help=f"How many hosts, each with its own daemon; up to {addressing.MAX_HOSTS}. Default: 1.",
+)
+@click.option(
+    "--clients",
+    "client_count",
+    type=click.IntRange(1, addressing.MAX_CLIENTS),
+    metavar="N",
+    help=f"How many clients; up to {addressing.MAX_CLIENTS}. Default: 1.",
+)
 @click.option("--empty", is_flag=True, help="Deploy no sample.")
-def up(host_count: int, client_count: int, empty: bool) -> None:
-    """Bring the lab up, with a sample: nginx and a UDP echo server."""
+def up(host_count: int | None, client_count: int | None, empty: bool) -> None:
+    """Bring the lab up, with a sample: nginx and a UDP echo server.
+
+    \b
+    flyebpf lab demo      then sends real requests through it
+    flyebpf lab list      shows the nodes
+    flyebpf lab down      removes every trace
+
+    When it is up already, daemons that ended are started again. The first start
+    compiles the BPF programs, which takes a few seconds.
+    """
     need_root()
     where = state.paths()
     found = topology.existing(where)
     if found is not None:
-        topology.check_complete(found)
-        click.echo(f"The lab is up already: {describe(found)}. See: flyebpf lab list")
+        go_on(where, found, host_count, client_count)
         return
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGHUP, interrupted)
     click.echo(f"Bringing the lab up in {where.root}")
-    built = topology.up(where, state.lab_name(), host_count, client_count, line)
-    if not empty:
-        click.echo("Deploying the sample")
-        try:
-            with state.locked(where):
+    built = topology.up(where, state.lab_name(), host_count or 1, client_count or 1, line)
+    try:
+        with state.locked(where):
+            if not empty:
+                click.echo("Deploying the sample")
                 sample.deploy(where, built, line)
-        except BaseException:
-            click.echo("The sample failed; removing the lab", err=True)
-            topology.down(where, lambda _line: None)
-            raise
+            topology.finish(where, built)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            click.echo(f"Deploying the sample {topology.reason(error)}; removing the lab", err=True)
+        topology.down(where, lambda _line: None)
+        raise
     click.echo(f"The lab is up: {describe(built)}.")
+
+
+def interrupted(number: int, _frame: object) -> None:
+    """As Ctrl-C does: what was made is removed."""
+    raise SystemExit(128 + number)
+
+
+def go_on(where: Paths, found: Lab, host_count: int | None, client_count: int | None) -> None:
+    """`lab up` when there is a lab: it must be what is asked for, and whole."""
+    topology.check_complete(found)
+    wanted = (host_count or len(found.hosts), client_count or len(found.clients))
+    if wanted != (len(found.hosts), len(found.clients)):
+        raise ConflictError(
+            f"a lab is up already, with {describe(found)}",
+            "Take it down first: flyebpf lab down",
+        )
+    topology.check_whole(found)
+    with state.locked(where):
+        for host in found.hosts.values():
+            if not process.alive(host.daemon):
+                line(f"{host.name}    starting its daemon, which had ended")
+                hosts.start_daemon(where, found, host, line)
+    click.echo(f"The lab is up already: {describe(found)}. See: flyebpf lab list")
 
 
 def describe(built: Lab) -> str:
@@ -154,6 +211,9 @@ def exec_(node: str, command: tuple[str, ...]) -> None:
         environment = vms.environment(built.vms[node])
     else:
         environment = {**os.environ, "PATH": net.tool_path()}
+    if not shutil.which(command[0], path=environment["PATH"]):
+        click.echo(f"Error: {command[0]}: no such command on {node}", err=True)
+        sys.exit(COMMAND_NOT_FOUND)
     argv = net.exec_argv(namespaces[node], command)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; CMD shall not
     os.execvpe(argv[0], argv, environment)
@@ -186,7 +246,11 @@ def vm_add(
     group: str | None,
     command: tuple[str, ...],
 ) -> None:
-    """Add a VM of an app, running CMD in it if given."""
+    """Add a VM of an app, running CMD in it if given.
+
+    \b
+    flyebpf lab vm add --host host1 --app web -- python3 -m http.server 8080
+    """
     need_root()
     where = state.paths()
     with state.locked(where):
@@ -235,7 +299,7 @@ def daemon_start(host: str) -> None:
         _, built = opened()
         node = hosts.find(built, host)
         already = process.alive(node.daemon)
-        hosts.start_daemon(where, built, node)
+        hosts.start_daemon(where, built, node, line)
     click.echo(f"the daemon of {host} {'runs already' if already else 'is ready'}")
 
 

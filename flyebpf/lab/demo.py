@@ -126,7 +126,7 @@ def outage(where: Paths, lab: Lab, client: str, host: str, web: str) -> None:
             click.echo("  The daemon is dead. New connections meanwhile:")
             run_in(lab, client, ["curl", "-sS", "-m", "5", f"http://{web}/"])
             time.sleep(OUTAGE)
-            hosts.start_daemon(where, lab, node)
+            hosts.start_daemon(where, lab, node, click.echo)
         click.echo("  The daemon is back and has adopted the programs. The load of this time:")
         output, _ = load.communicate(timeout=20)
     finally:

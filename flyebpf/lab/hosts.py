@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flyebpf.api.client import Client as ApiClient
@@ -13,6 +14,7 @@ from flyebpf.errors import FlyebpfError, NotFoundError, UnavailableError
 from flyebpf.lab import addressing, net, process
 from flyebpf.lab.state import Host, Lab, Paths, save
 
+SILENCE = 2.0  # seconds until a wait is explained
 START_PATIENCE = 40.0  # seconds; a cold start compiles the programs
 
 CONFIG = """\
@@ -130,7 +132,7 @@ def api(host: Host) -> ApiClient:
     return ApiClient(host.socket)
 
 
-def start_daemon(where: Paths, lab: Lab, host: Host) -> None:
+def start_daemon(where: Paths, lab: Lab, host: Host, say: Callable[[str], None]) -> None:
     """Start the host's daemon and wait until its API answers."""
     if process.alive(host.daemon):
         return
@@ -142,12 +144,17 @@ def start_daemon(where: Paths, lab: Lab, host: Host) -> None:
     log = directory / "daemon.log"
     host.daemon = process.start(net.exec_argv(host.namespace, argv), env, log)
     save(where, lab)
-    wait_ready(host, log)
+    wait_ready(host, log, say)
 
 
-def wait_ready(host: Host, log: Path) -> None:
-    deadline = time.monotonic() + START_PATIENCE
+def wait_ready(host: Host, log: Path, say: Callable[[str], None]) -> None:
+    begun = time.monotonic()
+    deadline = begun + START_PATIENCE
+    patient = False
     while True:
+        if not patient and time.monotonic() > begun + SILENCE:
+            say(f"{host.name}    is still starting; what it does is in {log}")
+            patient = True
         if not process.alive(host.daemon):
             why = "ended"
             break

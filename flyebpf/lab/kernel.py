@@ -10,6 +10,7 @@ Everything is tried in a network namespace of its own, removed afterwards.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from flyebpf.lab import bpf
 
+TOOLS = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "mount": "mount"}
 PRIVILEGED = "in a container, run it with --privileged"
 STOCK_KERNEL = "use Debian 12's own kernel (apt install linux-image-amd64, then reboot)"
 
@@ -133,10 +135,19 @@ def missing() -> list[tuple[Feature, str]]:
         subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
 
 
+def absent_tools() -> dict[str, str]:
+    """Programs that the attempts run and that are not here, and their packages."""
+    return {tool: package for tool, package in TOOLS.items() if not shutil.which(tool)}
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--attach-xdp"]:
         attach_xdp(sys.argv[2])
         return 0
+    if absent := absent_tools():
+        print(f"error: not installed: {', '.join(absent)}", file=sys.stderr)
+        print(f"  apt install {' '.join(dict.fromkeys(absent.values()))}", file=sys.stderr)
+        return 1
     try:
         problems = missing()
     except OSError as error:

@@ -20,6 +20,7 @@ from flyebpf.errors import ConflictError, KernelError, UnavailableError
 from flyebpf.lab import bpf
 
 NETNS_DIR = Path("/run/netns")
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 NETNS_CONFIG = Path("/etc/netns")
 
 
@@ -155,12 +156,13 @@ def python_path() -> str:
 
 
 def tool_path() -> str:
-    """PATH with this Python's scripts (``flyebpf``) first."""
-    here = str(Path(sys.executable).parent)
-    usual = os.environ.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return f"{here}{os.pathsep}{usual}"
+    """PATH with this Python's scripts (``flyebpf``) first, and with the folders
+    of ``nft``, ``tc`` and ``nginx``, which users' PATH often lacks."""
+    usual = os.environ.get("PATH", "").split(os.pathsep)
+    folders = [str(Path(sys.executable).parent), *usual, *SYSTEM_PATH]
+    return os.pathsep.join(dict.fromkeys(filter(None, folders)))
 
 
 def tool(name: str) -> str | None:
     """Where a program is, on the PATH that nodes get."""
-    return shutil.which(name, path=f"{tool_path()}{os.pathsep}/usr/sbin{os.pathsep}/sbin")
+    return shutil.which(name, path=tool_path())

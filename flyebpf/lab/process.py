@@ -85,7 +85,7 @@ def tail(log: Path, lines: int = 20) -> str:
             text = file.read().decode(errors="replace")
     except OSError as error:
         return f"    (no log: {error})"
-    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:]) or "    (it is empty)"
 
 
 def _start_time(pid: int) -> int | None:

@@ -150,7 +150,7 @@ def load(where: Paths) -> Lab:
         ) from None
     except OSError as error:
         raise UnavailableError(
-            f"the lab's state {where.state} cannot be read: {error.strerror}", "Run it with sudo."
+            f"the lab's state {where.state} cannot be read: {error.strerror}", _help(error)
         ) from error
     return decode(text, where.state)
 
@@ -209,12 +209,20 @@ def create_directory(where: Paths) -> None:
         where.root.mkdir(mode=0o755, parents=True)
     except FileExistsError:
         raise ConflictError(
-            f"{where.root} exists already", "Take that lab down first: flyebpf lab down"
+            f"{where.root} exists already and is not a lab's folder: it has no {STATE_FILE}",
+            "Set FLYEBPF_LAB_DIR to a folder that does not exist. `flyebpf lab down` says what "
+            "to do when it was a lab's.",
         ) from None
     except OSError as error:
         raise UnavailableError(
-            f"{where.root} cannot be made: {error.strerror}", "Run it with sudo."
+            f"{where.root} cannot be made: {error.strerror}", _help(error)
         ) from error
+
+
+def _help(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "Run it with sudo."
+    return "Set FLYEBPF_LAB_DIR to a folder that can be made."
 
 
 def _host(body: dict[str, Any]) -> Host:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from flyebpf.errors import ConflictError, FlyebpfError, InvalidError, NotFoundError
+from flyebpf.errors import ConflictError, FlyebpfError, NotFoundError
 from flyebpf.lab import addressing, hosts, net, process, state
 from flyebpf.lab.state import Client, Host, Lab, Paths, save
 
@@ -15,9 +16,8 @@ Say = Callable[[str], None]
 
 
 def up(where: Paths, name: str, host_count: int, client_count: int, say: Say) -> Lab:
-    """Everything but VMs. On failure what was made is removed again."""
-    check_count("--hosts", host_count, addressing.MAX_HOSTS)
-    check_count("--clients", client_count, addressing.MAX_CLIENTS)
+    """Everything but VMs. On failure what was made is removed again. The lab
+    counts as one once :func:`finish` was called."""
     state.create_directory(where)
     lab = Lab(name=name, router=f"{name}-router")
     try:
@@ -29,19 +29,24 @@ def up(where: Paths, name: str, host_count: int, client_count: int, say: Say) ->
                 create_client(where, lab, new_client(name, number), say)
             for number in range(1, host_count + 1):
                 create_host(where, lab, new_host(where, name, number), say)
-            lab.complete = True
-            save(where, lab)
     except BaseException as error:
         # The logs would go with the lab: they are in the error's message.
-        say(f"failed; removing what was made ({type(error).__name__})")
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            say(f"{reason(error)}; removing what was made")
         down(where, lambda _line: None)
         raise
     return lab
 
 
-def check_count(option: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise InvalidError(f"{option} {count}: the lab has room for 1 to {most}")
+def finish(where: Paths, lab: Lab) -> None:
+    """All that was asked for is there."""
+    lab.complete = True
+    save(where, lab)
+
+
+def reason(error: BaseException) -> str:
+    """Why something ended early, in a word."""
+    return "failed" if isinstance(error, Exception) else "was interrupted"
 
 
 def new_client(lab: str, number: int) -> Client:
@@ -96,7 +101,7 @@ def create_host(where: Paths, lab: Lab, host: Host, say: Say) -> None:
     say(f"{host.name}    {host.address}, Anycast {host.pool}, region {host.region}")
     hosts.create(where, lab, host)
     say(f"{host.name}    starting its daemon")
-    hosts.start_daemon(where, lab, host)
+    hosts.start_daemon(where, lab, host, say)
 
 
 def down(where: Paths, say: Say) -> bool:
@@ -147,7 +152,10 @@ def remove_unborn(where: Paths) -> None:
     if len(drafts) != len(list(where.root.iterdir())):
         raise ConflictError(
             f"{where.root} is not a lab's folder: it has no {state.STATE_FILE}",
-            "Nothing was removed. Set FLYEBPF_LAB_DIR to the lab's folder.",
+            "Nothing was removed. Set FLYEBPF_LAB_DIR to the lab's folder. If it is the lab's and "
+            f"{state.STATE_FILE} was lost: end the lab's daemons (pgrep -af {where.root}), delete "
+            "its namespaces (ip netns list, ip netns delete NAME), unmount "
+            f"{where.root}/*/bpffs and delete {where.root}.",
         )
     shutil.rmtree(where.root)
 
@@ -164,5 +172,15 @@ def check_complete(lab: Lab) -> None:
     if not lab.complete:
         raise FlyebpfError(
             "the lab is there in parts only: bringing it up was interrupted",
+            "Take it down and bring it up again: flyebpf lab down, flyebpf lab up",
+        )
+
+
+def check_whole(lab: Lab) -> None:
+    """Raises where a node's namespace is gone: somebody else deleted it."""
+    gone = [name for name, namespace in lab.namespaces().items() if not net.exists(namespace)]
+    if gone:
+        raise FlyebpfError(
+            f"parts of the lab are gone: the network namespaces of {', '.join(gone)}",
             "Take it down and bring it up again: flyebpf lab down, flyebpf lab up",
         )

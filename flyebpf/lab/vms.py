@@ -93,9 +93,7 @@ def choose_name(lab: Lab, app: str, name: str | None) -> str:
     if name is None:
         stem = app[: MAX_NAME - 3].rstrip("-")
         return next(
-            candidate
-            for number in range(1, 1000)
-            if (candidate := f"{stem}{number}") not in taken
+            candidate for number in range(1, 1000) if (candidate := f"{stem}{number}") not in taken
         )
     if not re.fullmatch(rf"[a-z][a-z0-9-]{{0,{MAX_NAME - 1}}}", name):
         raise InvalidError(
@@ -126,9 +124,7 @@ def build(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | N
     wait_guarded(vm, host)
 
 
-def register(
-    where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | None]
-) -> None:
+def register(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | None]) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     body = {"interface": vm.interface, "mac": vm.mac, "name": vm.name, **given}
     machine: dict[str, Any] = hosts.api(host).post(path("apps", vm.app, "machines"), body)
@@ -192,8 +188,7 @@ def start(where: Paths, lab: Lab, vm: Vm, command: Sequence[str]) -> None:
     # A command that does not exist ends at once; that is worth an error.
     if process.wait_gone(vm.process, 0.1):
         raise UnavailableError(
-            f"{command[0]} ended at once in {vm.name}; the end of its output:\n"
-            f"{process.tail(log)}"
+            f"{command[0]} ended at once in {vm.name}; the end of its output:\n{process.tail(log)}"
         )
 
 

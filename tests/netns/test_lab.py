@@ -51,6 +51,23 @@ def test_exec_without_a_command_is_wrong_use(rig: Rig) -> None:
     assert rig.command("lab", "exec", "client1", check=False).returncode == 2
 
 
+def test_exec_of_an_unknown_command_is_127_as_in_a_shell(rig: Rig) -> None:
+    done = rig.command("lab", "exec", "client1", "--", "no-such-command", check=False)
+    assert done.returncode == 127
+    assert done.stderr == "Error: no-such-command: no such command on client1\n"
+
+
+def test_a_path_without_sbin_is_enough(rig: Rig) -> None:
+    done = subprocess.run(
+        [*flyebpf_argv(), "lab", "exec", "client1", "--", "nft", "--version"],
+        env={**rig.environment, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("nftables")
+
+
 def test_exec_on_a_host_reaches_its_daemon(rig: Rig) -> None:
     script = "flyebpf status --json"
     done = rig.command("lab", "exec", "host1", "--", "sh", "-c", script)
@@ -72,6 +89,13 @@ def test_list_shows_every_node(rig: Rig, app: App) -> None:
 
 def test_up_when_it_is_up_says_so(rig: Rig) -> None:
     assert "up already" in rig.command("lab", "up").stdout
+
+
+def test_up_with_other_numbers_than_there_are_is_refused(rig: Rig) -> None:
+    done = rig.command("lab", "up", "--hosts", "3", check=False)
+    assert done.returncode == 1
+    assert "a lab is up already, with" in done.stderr
+    assert "flyebpf lab down" in done.stderr
 
 
 def test_a_vm_is_as_the_contract_says(rig: Rig, app: App) -> None:
@@ -155,6 +179,48 @@ def test_up_that_fails_removes_its_own_and_nothing_else(second: Rig) -> None:
         subprocess.run(["ip", "netns", "delete", foreign], check=True)
 
 
+def test_up_restarts_daemons_and_names_what_is_gone(second: Rig) -> None:
+    second.command("lab", "up", "--empty")
+    second.command("lab", "daemon", "stop", "--kill", "host1")
+    assert "host1    starting its daemon" in second.command("lab", "up").stdout
+    assert process.alive(second.host().daemon)
+    subprocess.run(["ip", "netns", "delete", f"{second.name}-client1"], check=True)
+    done = second.command("lab", "up", check=False)
+    assert done.returncode == 1
+    assert "the network namespaces of client1" in done.stderr
+
+
+def test_up_that_is_told_to_end_removes_what_it_made(second: Rig) -> None:
+    with subprocess.Popen(
+        ["env", "PYTHONUNBUFFERED=1", *flyebpf_argv(), "lab", "up", "--empty"],
+        env=second.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as up:
+        assert up.stdout is not None
+        for line in up.stdout:
+            if "starting its daemon" in line:
+                break
+        up.terminate()
+        assert "was interrupted; removing what was made" in up.stdout.read()
+    assert up.returncode == 128 + 15
+    assert traces(second) == []
+
+
+def test_up_whose_reader_leaves_removes_what_it_made(second: Rig) -> None:
+    with subprocess.Popen(
+        [*flyebpf_argv(), "lab", "up", "--empty"],
+        env=second.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as up:
+        assert up.stdout is not None
+        up.stdout.readline()
+        up.stdout.close()
+    assert up.returncode == 1
+    assert traces(second) == []
+
+
 def test_down_cleans_up_after_an_interrupted_up(second: Rig) -> None:
     with subprocess.Popen(
         ["env", "PYTHONUNBUFFERED=1", *flyebpf_argv(), "lab", "up", "--empty"],
@@ -178,8 +244,8 @@ def test_down_cleans_up_after_an_interrupted_up(second: Rig) -> None:
 @pytest.mark.parametrize("arguments", [["--hosts", "0"], ["--hosts", "17"], ["--clients", "65"]])
 def test_a_lab_too_large_or_empty_is_refused(second: Rig, arguments: list[str]) -> None:
     done = second.command("lab", "up", *arguments, check=False)
-    assert done.returncode == 1
-    assert "room for 1 to" in done.stderr
+    assert done.returncode == 2
+    assert "is not in the range 1<=x<=" in done.stderr
     assert traces(second) == []
 
 
