@@ -44,6 +44,8 @@ def ip_packet(rng: random.Random, source: bytes, target: bytes, proto: int, body
     fragment = 0x4000
     if rng.random() < 0.15:
         fragment = rng.choice((0x2000, 0x2000, 0x0001, 0x2008, 0x1FFF, 0x8000))
+        if fragment == 0x2000 and rng.random() < 0.1:
+            body = body[: rng.randrange(20)]
     header = struct.pack(
         "!BBHHHBBH4s4s",
         0x45 + len(options) // 4,
