@@ -67,7 +67,7 @@ inline int icmp_reply_send(struct vm *vm, struct quote *q,
 		return vm_drop(vm, DROP_ICMP_NO_FLOW);
 	if (vm->h.ip.ttl <= 1)
 		return vm_drop(vm, DROP_TTL);
-	reason = reply_route(vm, vm->h.ip.daddr, &ifindex);
+	reason = reply_route(vm, answer->vip.word[3], vm->h.ip.daddr, &ifindex);
 	if (reason)
 		return vm_drop(vm, reason);
 	count_out(answer->service, vm_bytes(vm));

@@ -16,7 +16,7 @@ inline int own_out(struct vm *vm)
 	__u32 ifindex;
 
 	if (!reason)
-		reason = route_out(vm, vm->h.ip.daddr, &ifindex);
+		reason = route_out(vm, vm->h.ip.saddr, vm->h.ip.daddr, 0, &ifindex);
 	if (reason)
 		return vm_drop(vm, reason);
 	/* The VM may have any idea of its gateway's MAC. */

@@ -128,20 +128,29 @@ inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 	return REPLY_FOUND;
 }
 
-/* Out where the client came in, as long as that is an uplink. If no flow says
- * where, nobody may have asked: then only where the VM's own packets may go. */
-inline __u32 reply_route(const struct vm *vm, __be32 daddr, __u32 *ifindex)
+/* Out where the client came in, as long as that is an uplink; of several, one
+ * with a route to the client: over another one redirect_neigh would ask for the
+ * client's own MAC. If no flow says where, nobody may have asked: then only
+ * where the VM's own packets may go. */
+inline __u32 reply_route(const struct vm *vm, __be32 vip, __be32 daddr,
+			 __u32 *ifindex)
 {
-	__u32 reason = *ifindex ? DROP_NONE : policy_of(daddr);
+	const struct settings *s = vm->settings;
+	__u32 came_in = *ifindex;
+	__u32 reason = came_in ? DROP_NONE : policy_of(daddr);
 
-	if (reason || is_uplink(vm->settings, *ifindex))
+	if (reason)
 		return reason;
-	return route_out(vm, daddr, ifindex);
+	if (is_uplink(s, came_in) &&
+	    (s->uplink_count == 1 || !route_out(vm, vip, daddr, came_in, ifindex)))
+		return DROP_NONE;
+	return route_out(vm, vip, daddr, 0, ifindex);
 }
 
 /* The client of an answer: another VM of this host if its address is an alias.
  * Sets the frame's MACs for that; returns a drop reason or 0. */
-inline __u32 reply_client(struct vm *vm, __u32 *ifindex, __be32 *daddr, bool *local)
+inline __u32 reply_client(struct vm *vm, __be32 vip, __u32 *ifindex, __be32 *daddr,
+			  bool *local)
 {
 	struct slot *client;
 	__u32 *index;
@@ -149,7 +158,7 @@ inline __u32 reply_client(struct vm *vm, __u32 *ifindex, __be32 *daddr, bool *lo
 	*daddr = vm->h.ip.daddr;
 	*local = in_alias(vm->settings, bpf_ntohl(*daddr));
 	if (!*local)
-		return reply_route(vm, *daddr, ifindex);
+		return reply_route(vm, vip, *daddr, ifindex);
 	*daddr = from_alias(vm->settings, *daddr);
 	index = map_lookup(vm_slots, ifindex);
 	client = index ? get_slot(*index) : 0;
@@ -189,7 +198,7 @@ inline int reply_send(struct vm *vm, const struct answer *answer)
 
 	if (vm->h.ip.ttl <= 1)
 		return vm_drop(vm, DROP_TTL);
-	reason = reply_client(vm, &ifindex, &daddr, &local);
+	reason = reply_client(vm, answer->vip.word[3], &ifindex, &daddr, &local);
 	if (reason)
 		return vm_drop(vm, reason);
 	count_out(answer->service, vm_bytes(vm));
@@ -210,7 +219,7 @@ inline int reply_send_fragment(struct vm *vm, const struct frag *frag)
 
 	if (vm->h.ip.ttl <= 1)
 		return vm_drop(vm, DROP_TTL);
-	reason = reply_client(vm, &ifindex, &daddr, &local);
+	reason = reply_client(vm, frag->new_addr, &ifindex, &daddr, &local);
 	if (reason)
 		return vm_drop(vm, reason);
 	count_out(frag->service, vm_bytes(vm));

@@ -12,18 +12,21 @@ static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params,
 			      int plen, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
 
-/* Whether the host's routes lead to daddr over an uplink: 0 and the uplink,
- * else a drop reason. What is local to the host is its own services. */
-inline __u32 route_out(const struct vm *vm, __be32 daddr, __u32 *ifindex)
+/* Whether the host's routes lead to daddr over an uplink, or over the one that
+ * is asked for (over, not 0): 0 and the uplink, else a drop reason. What is
+ * local to the host is its own services. */
+inline __u32 route_out(const struct vm *vm, __be32 saddr, __be32 daddr,
+		       __u32 over, __u32 *ifindex)
 {
 	struct bpf_fib_lookup fib = {};
 	long result;
 
 	fib.family = AF_INET;
-	fib.ifindex = vm->skb->ifindex;
-	fib.ipv4_src = vm->h.ip.saddr;
+	fib.ifindex = over ? over : vm->skb->ifindex;
+	fib.ipv4_src = saddr;
 	fib.ipv4_dst = daddr;
-	result = bpf_fib_lookup(vm->skb, &fib, sizeof(fib), 0);
+	result = bpf_fib_lookup(vm->skb, &fib, sizeof(fib),
+				over ? BPF_FIB_LOOKUP_OUTPUT : 0);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return DROP_VM_TO_HOST;
 	/* A neighbour still to be found or a smaller MTU is the stack's to solve. */

@@ -183,6 +183,29 @@ def test_answer_follows_the_clients_route(wires: Wires) -> None:
     wires.nothing_else()
 
 
+def test_answer_over_another_uplink(wires: Wires) -> None:
+    """There is no route to the client where it came in, but elsewhere: routes
+    of the two directions need not be the same."""
+    wires.send("wire1", p.client_udp(src="9.9.9.9"))
+    wires.receive("guest1")
+    with wires.rig.namespace.entered(), IPRoute() as ip:
+        up0 = wires.rig.ifindex["up0"]
+        ip.neigh("replace", dst=p.ROUTER, lladdr=p.ROUTER_MAC, ifindex=up0, state=0x80)
+        wires.send("guest1", p.vm_udp(1, dst="9.9.9.9"))
+        assert wires.receive("wire0")[26:30] == bytes([203, 0, 113, 10])
+        ip.neigh("del", dst=p.ROUTER, ifindex=up0)
+    wires.nothing_else()
+
+
+def test_answer_without_any_route(wires: Wires) -> None:
+    before = wires.rig.drops(DropReason.VM_NO_ROUTE)
+    wires.send("wire1", p.client_udp(src="192.88.99.1"))
+    wires.receive("guest1")
+    wires.send("guest1", p.vm_udp(1, dst="192.88.99.1"))
+    wires.nothing_else()
+    assert wires.rig.drops(DropReason.VM_NO_ROUTE) == before + 1
+
+
 def test_echo_and_reset_come_back(wires: Wires) -> None:
     wires.send("wire0", p.ECHO)
     assert wires.receive("wire0")[34] == 0
