@@ -54,7 +54,9 @@ inline __u32 icmp_error_rewrite(struct frame *frame, struct icmphdr *icmp,
 	if ((void *)(ports + 2) > frame->end ||
 	    frame->l4_room < sizeof(*icmp) + header + 8)
 		return DROP_BAD_L4_HEADER;
+	/* Nobody outside sees what is sent to a VM: such a quote is made up. */
 	if (quoted->saddr != ip->daddr || is_later_fragment(quoted) ||
+	    bad_source(s, bpf_ntohl(quoted->daddr)) ||
 	    (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP))
 		return DROP_ICMP_NO_FLOW;
 	tuple.proto = quoted->protocol;

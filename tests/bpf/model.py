@@ -333,6 +333,7 @@ class Model:
             return Verdict(Xdp.DROP, frame, R.BAD_L4_HEADER)
         proto = frame[q + 9]
         not_ours = frame[q + 12 : q + 16] != frame[30:34] or proto not in (TCP, UDP)
+        not_ours |= self.is_bad_source(int.from_bytes(frame[q + 16 : q + 20], "big"))
         if not_ours or get16(frame, q + 6) & 0x1FFF:
             return Verdict(Xdp.DROP, frame, R.ICMP_NO_FLOW)
         t = Raw(

@@ -207,6 +207,18 @@ def test_dropped(rig: Rig, packet: Packet, reason: DropReason) -> None:
     assert rig.flows() == []
 
 
+def test_error_about_another_vms_connection(rig: Rig) -> None:
+    """No router outside has seen a packet for a VM that came by a VIP: an error
+    that quotes one is made up, to cut machines of one host off from each other."""
+    rig.vm(4, p.vm_udp(4, 1234, src=p.private_ip(4), dst=p.VIP, dport=53))
+    (flow,) = rig.flows()
+    for client in (p.alias_ip(4), p.private_ip(4), p.VIP2):
+        quoted = IP(src=p.VIP, dst=client) / UDP(sport=53, dport=1234)
+        error = p.icmp_error(quoted)
+        assert rig.xdp(error) == dropped(error, R.ICMP_NO_FLOW)
+    assert bytes(rig.flows()[0]) == bytes(flow)
+
+
 def test_error_for_a_stopped_machine(rig: Rig) -> None:
     rig.xdp(p.client_tcp(80, "S"))
     rig.slot(1, flags=0)
