@@ -16,6 +16,7 @@ from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
+from flyebpf.model.records import Machine
 from flyebpf.model.rows import (
     InterfaceRow,
     Row,
@@ -147,8 +148,16 @@ class Engine:
 
     def sync(self) -> None:
         """Apply what is dirty."""
+        before = self._without_slot()
         self.reconciler.sync_dirty()
+        if before and (served := before - self._without_slot()):
+            self._touch_tables(self.state.machines.get(str(ident)) for ident in served)
+            self.reconciler.sync_dirty()
         self._note()
+
+    def _without_slot(self) -> set[Hashable]:
+        """Machines whose slot could not be applied: their tables leave them out."""
+        return {row.key for row in self.reconciler.failures if row.kind is SlotRow}
 
     def sync_full(self) -> bool:
         """Compare everything with the kernel and repair it. True when
@@ -201,7 +210,10 @@ class Engine:
         found = [self.state.machines_at(self.config.host, name) for name in interfaces]
         machines = [machine for group in found for machine in group]
         self.reconciler.touch(SlotRow, [machine.id for machine in machines])
-        for app in {machine.app for machine in machines}:
+        self._touch_tables(machines)
+
+    def _touch_tables(self, machines: Iterable[Machine | None]) -> None:
+        for app in {machine.app for machine in machines if machine is not None}:
             rows = self.planner.rows(self.state, ("app", app))
             self.reconciler.touch(TableRow, [row.key for row in rows if isinstance(row, TableRow)])
 

@@ -143,8 +143,20 @@ class Reconciler:
         for kind in ROW_ORDER:
             if kind in self._drivers:
                 self._compare(kind)
+        self._touch_referrers()
         self.sync_dirty()
         self._last_sync = self._last_full = self._clock() - started
+
+    def _touch_referrers(self) -> None:
+        """What refers to a dirty row was compared with what that row is now,
+        and is to be as it will be after this pass."""
+        for kind in ROW_ORDER:
+            changing = {of: self._ledger.dirty[of] for of in kind.refers_to}
+            if not any(changing.values()):
+                continue
+            for key, row in self._desired.rows[kind].items():
+                if any(name in changing[of] for of, name in row.references):
+                    self._ledger.retry((kind, key))
 
     def _sort(self, kind: type[Row]) -> tuple[list[Row], list[Row], list[Hashable]]:
         """The dirty rows of a kind: puts now, puts that withdraw, deletes."""

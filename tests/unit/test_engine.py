@@ -5,6 +5,7 @@ in memory; interfaces are made up."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -139,14 +140,19 @@ def unreadable(kind: type[Row]) -> dict[Hashable, object]:
     raise OSError(5, "Input/output error")
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    store = SqliteStore(tmp_path / "s.db", durable=False)
+def filled(store: SqliteStore) -> SqliteStore:
+    """With the app web, its address and its service."""
     cluster.ensure(store, CONFIG)
     orgs.create(store, "acme")
     apps.create(store, "web", "acme")
     addresses.allocate_v4(store, CONFIG, "web")
     deploy.deploy(store, CONFIG, "web", parse(FLY))
+    return store
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    store = filled(SqliteStore(tmp_path / "s.db", durable=False))
     rig = Rig(store)
     rig.links.real["tap1"] = Link(11, bytes(6), True)
     rig.machine("tap1")
@@ -358,3 +364,22 @@ def test_held_programs_are_replaced_by_name(rig: Rig) -> None:
     rig.engine.replace_held()
     assert rig.rest.held == [False]
     assert [row.key for row in rig.rest.puts] == ["tap1"]
+
+
+def test_a_machine_that_gets_its_slot_late_gets_its_share_at_once(tmp_path: Path) -> None:
+    """Its app's table was written without it, and nothing else changes."""
+    tight = replace(CONFIG, dataplane=replace(CONFIG.dataplane, machines=2))
+    with closing(SqliteStore(tmp_path / "s.db", durable=False)) as store:
+        rig = Rig(filled(store), fake_maps(tight.dataplane))
+        rig.engine = rig.start(tight)
+        rig.links.real |= {f"tap{n}": Link(10 + n, bytes(6), True) for n in range(3)}
+        first, *_ = [rig.machine(f"tap{n}") for n in range(3)]
+        rig.engine.load()
+        rig.engine.sync_full()
+        assert {problem.message for problem in problems(rig.engine)} >= {"the map slots is full"}
+        machines.remove(store, first)
+        rig.engine.catch_up()
+        rig.engine.reconciler.retry_failed()
+        rig.engine.sync()
+        assert rig.backends() == {0, 1}
+        assert rig.engine.reconciler.failures == ()
