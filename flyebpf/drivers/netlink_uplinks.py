@@ -128,8 +128,9 @@ class Uplinks:
         if mode:
             raise KernelError(
                 f"uplink {row.interface} has an XDP program of somebody else ({mode})",
-                "Find out whose it is (bpftool net), then: "
-                f"ip link set dev {row.interface} xdp off",
+                "Find out whose it is (bpftool net, bpftool link), then: "
+                f"ip link set dev {row.interface} xdp off, or, where it is a pinned link, "
+                "remove the pin",
             )
         with self._link(row, link, program) as xdp:
             xdp.pin(pin)
