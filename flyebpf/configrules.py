@@ -103,7 +103,7 @@ def check_sizes(config: DaemonConfig) -> Iterator[Problem]:
         elif value > MAXIMUM:
             yield Problem(f"dataplane.{name}", f"{value} is too large", f"use at most {MAXIMUM}")
     flows = config.dataplane.flows
-    if flows & (flows - 1) and flows >= MINIMA["flows"]:
+    if flows & (flows - 1) and MINIMA["flows"] <= flows <= MAXIMUM:
         above = 1 << flows.bit_length()
         yield Problem(
             "dataplane.flows", f"{flows} is not a power of two", f"use {above // 2} or {above}"

@@ -141,6 +141,8 @@ def check_query(request: Request, known: Mapping[str, Schema]) -> dict[str, str]
         if name in result:
             raise InvalidError(f"query parameter {name!r} is given twice")
         if known[name]["type"] == "integer" and not re.fullmatch("[0-9]{1,18}", value):
-            raise InvalidError(f"query parameter {name}: {value[:80]!r} is not a number")
+            raise InvalidError(
+                f"query parameter {name}: {value[:80]!r} is not a whole number from 0 on"
+            )
         result[name] = value
     return result

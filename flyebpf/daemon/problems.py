@@ -98,7 +98,8 @@ def records(engine: Engine) -> Iterator[Problem]:
         yield Problem(
             f"record {kind}/{ident}",
             f"cannot be used: {error}",
-            "Write it again with the command that made it, or delete it.",
+            "Use the version of flyebpf that wrote it, or restore the state file from a copy; "
+            "everything else goes on.",
         )
 
 

@@ -19,9 +19,9 @@ from flyebpf.model.records import Address, AddressKind
 
 NAMES = {
     "service_states": "services",
+    "slots": "machines",
     "tables": "tables",
     "maglev": "maglev_entries",
-    "slots": "machines",
 }
 """What the maps driver calls a table, and what its users do."""
 
@@ -46,9 +46,11 @@ def pools(cidrs: Iterable[str], addresses: Iterable[Address]) -> list[PoolUse]:
 
 def tables(engine: Engine) -> dict[str, Fill]:
     """What the maps driver gives out."""
+    found = engine.maps.fill()
     return {
-        NAMES[name]: Fill(used, size, f"dataplane.{SIZED_BY[name]}")
-        for name, (used, size) in engine.maps.fill().items()
+        called: Fill(*found[name], f"dataplane.{SIZED_BY[name]}")
+        for name, called in NAMES.items()
+        if name in found
     }
 
 

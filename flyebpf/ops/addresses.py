@@ -88,11 +88,10 @@ def _owned(tx: Tx, app: str, text: str) -> Address:
     address = tx.get(Address, text)
     if address is not None and address.app == app:
         return address
-    have = [entry.address for entry in every(tx.store, Address, app=app)]
-    hint = names.did_you_mean(text, have)
+    # No guess at what was meant: taken up, it would release another address.
     raise NotFoundError(
         f"app {app!r} does not have the address {text}; nothing was released",
-        hint or f"`flyebpf ips list -a {app}` shows its addresses",
+        f"`flyebpf ips list -a {app}` shows its addresses",
     )
 
 

@@ -71,6 +71,7 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
         ('[private]\nblock = "10.0.0.0/20"', "is not inside private.prefix 172.16.0.0/12"),
         ('[private]\nalias = "100.64.0.0/16"', "use a /12"),
         ('[private]\nblock = "172.16.0.0/31"', "use /30 or larger"),
+        ("[dataplane]\nflows = 99999999999", "99999999999 is too large; use at most 268435456"),
         ("[dataplane]\nflows = 10000", "10000 is not a power of two; use 8192 or 16384"),
         ("[dataplane]\nservices = 1", "use at least 64"),
         ("[dataplane]\nservices = 999999999999", "use at most"),
