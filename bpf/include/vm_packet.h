@@ -62,13 +62,16 @@ inline bool vm_is_train(const struct vm *vm)
  * that was wrong on purpose would. */
 inline bool vm_ip_sums_up(struct vm *vm, __u32 header)
 {
-	__u32 options = header - sizeof(struct iphdr);
-	__be32 option[IP_OPTIONS_MAX / 4] = {}; /* Linux 6.1 wants it filled */
 	__u64 sum = csum_words(&vm->h.ip, sizeof(struct iphdr));
+	__be32 option[IP_OPTIONS_MAX / 4] = {}; /* Linux 6.1 wants it filled */
+	__u64 last; /* of the options' bytes */
 
-	if (options) {
-		if (options > sizeof(option) ||
-		    bpf_skb_load_bytes(vm->skb, HEADERS_SIZE, option, options))
+	if (header > sizeof(struct iphdr)) {
+		last = header - sizeof(struct iphdr) - 1;
+		/* Or clang takes the 1 away again, and Linux 6.1 fears a size of 0. */
+		asm volatile("" : "+r"(last));
+		if (last >= sizeof(option) ||
+		    bpf_skb_load_bytes(vm->skb, HEADERS_SIZE, option, last + 1))
 			return false;
 		sum += (__u32)bpf_csum_diff(0, 0, option, sizeof(option), 0);
 	}
