@@ -29,7 +29,7 @@ from scapy.layers.l2 import Ether
 from bench import rig
 from bench.dataplane import configure, prefix, put
 from flyebpf.bpf import compiler, layout
-from flyebpf.bpf.libbpf import Program, XdpLink
+from flyebpf.bpf.program import Program, XdpLink
 from flyebpf.bpf.source import ProgramSpec
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES

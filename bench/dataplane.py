@@ -13,7 +13,8 @@ from scapy.layers.l2 import Ether
 
 from bench import rig
 from flyebpf.bpf import layout
-from flyebpf.bpf.libbpf import Map, Program
+from flyebpf.bpf.libbpf import Map
+from flyebpf.bpf.program import Program
 
 FLOWS = 2_097_152  # entries: four for each of 524,288 flows
 VIP = "203.0.113.10"

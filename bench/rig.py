@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flyebpf.bpf import compiler, layout, loader
-from flyebpf.bpf.libbpf import Program
 from flyebpf.bpf.maps import map_specs
+from flyebpf.bpf.program import Program
 from flyebpf.bpf.source import ProgramSpec
 from flyebpf.config import DaemonConfig, DataplaneConfig
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flyebpf.bpf import asserts
-from flyebpf.bpf.libbpf import Map, Program
+from flyebpf.bpf.libbpf import Map
+from flyebpf.bpf.program import Program
 from flyebpf.bpf.source import PROGRAMS, ProgramSpec, cflags, source_dir
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
 

@@ -24,8 +24,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flyebpf.bpf.libbpf import Map, Program
+from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.maps import MapSpec, map_specs
+from flyebpf.bpf.program import Program
 from flyebpf.bpf.source import PROGRAMS, source_hash
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-from flyebpf.bpf.libbpf import Program
+from flyebpf.bpf.program import Program
 from flyebpf.drivers.link import LinkOf
 from flyebpf.drivers.netlink_interfaces import Interfaces
 from flyebpf.drivers.netlink_io import Netlink

@@ -11,7 +11,7 @@ import errno
 import logging
 from collections.abc import Hashable, Mapping
 
-from flyebpf.bpf.libbpf import Program
+from flyebpf.bpf.program import Program
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
 from flyebpf.drivers.netlink_io import GROUP, Netlink, filter_name

@@ -16,7 +16,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from flyebpf.bpf.libbpf import Program
+from flyebpf.bpf.program import Program
 from flyebpf.drivers.netlink_dumps import Dumps
 from flyebpf.errors import KernelError
 

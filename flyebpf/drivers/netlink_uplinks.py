@@ -11,8 +11,8 @@ import logging
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
-from flyebpf.bpf.libbpf import Program, XdpLink
 from flyebpf.bpf.loader import set_aside
+from flyebpf.bpf.program import Program, XdpLink
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
 from flyebpf.drivers.netlink_io import Netlink, filter_name

@@ -14,8 +14,9 @@ from enum import IntEnum
 from scapy.packet import Packet
 
 from flyebpf.bpf import layout
-from flyebpf.bpf.libbpf import Map, TestRun
+from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.loader import Generation
+from flyebpf.bpf.program import TestRun
 from flyebpf.bpf.syscalls import possible_cpus
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX, Count, DropReason
 from tests import packets

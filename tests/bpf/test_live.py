@@ -15,8 +15,8 @@ from pyroute2 import IPRoute
 from scapy.packet import Packet
 
 from flyebpf.bpf.compiler import compile_program, import_bcc, load_program
-from flyebpf.bpf.libbpf import XdpLink
 from flyebpf.bpf.loader import Generation
+from flyebpf.bpf.program import XdpLink
 from flyebpf.bpf.source import ProgramSpec
 from flyebpf.model.reasons import DropReason
 from tests import packets as p

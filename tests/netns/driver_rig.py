@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flyebpf.bpf.libbpf import Program
+from flyebpf.bpf.program import Program
 from flyebpf.bpf.syscalls import check, libbpf
 
 CLONE_NEWNET = 0x40000000

@@ -189,7 +189,7 @@ def test_a_pin_that_is_gone_never_splits_daemon_and_programs(daemon: Daemon) -> 
 
 
 def test_a_foreign_program_on_the_uplink_is_reported(daemon: Daemon) -> None:
-    from flyebpf.bpf.libbpf import XdpLink
+    from flyebpf.bpf.program import XdpLink
 
     table = LinkTable()
     link = table.get("up0")

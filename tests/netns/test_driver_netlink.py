@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from flyebpf.bpf.libbpf import Program, XdpLink
 from flyebpf.bpf.loader import prepare_bpffs
+from flyebpf.bpf.program import Program, XdpLink
 from flyebpf.drivers.link_table import LinkMonitor, LinkTable
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.drivers.netlink_io import INGRESS
