@@ -63,8 +63,8 @@ class Daemon:
         with collector.paused():
             for owner in self.planner.all_owners(self.state):
                 self._plan(owner)
-        self.reconciler.mark_complete()
-        self.reconciler.sync_full()
+            self.reconciler.mark_complete()
+            self.reconciler.sync_full()
 
     def change(self, *changed: AnyRecord) -> None:
         for record in changed:
