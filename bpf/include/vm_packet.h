@@ -53,7 +53,7 @@ inline bool vm_is_train(const struct vm *vm)
 	return vm->skb->gso_size;
 }
 
-#define IP_OPTIONS_MAX 40
+#define IP_HEADER_MAX 60
 
 /* Whether the IP header sums up. It is not only noise that is found out here:
  * a VM's driver says where in the frame a checksum is still to be filled in,
@@ -62,20 +62,17 @@ inline bool vm_is_train(const struct vm *vm)
  * that was wrong on purpose would. */
 inline bool vm_ip_sums_up(struct vm *vm, __u32 header)
 {
-	__u64 sum = csum_words(&vm->h.ip, sizeof(struct iphdr));
-	__be32 option[IP_OPTIONS_MAX / 4] = {}; /* Linux 6.1 wants it filled */
-	__u64 last; /* of the options' bytes */
+	__be32 whole[IP_HEADER_MAX / 4] = {}; /* Linux 6.1 wants it filled */
 
-	if (header > sizeof(struct iphdr)) {
-		last = header - sizeof(struct iphdr) - 1;
-		/* Or clang takes the 1 away again, and Linux 6.1 fears a size of 0. */
-		asm volatile("" : "+r"(last));
-		if (last >= sizeof(option) ||
-		    bpf_skb_load_bytes(vm->skb, HEADERS_SIZE, option, last + 1))
-			return false;
-		sum += (__u32)bpf_csum_diff(0, 0, option, sizeof(option), 0);
-	}
-	return csum_fold(sum) == 0;
+	if (header == sizeof(struct iphdr))
+		return csum_fold(csum_words(&vm->h.ip, sizeof(struct iphdr))) ==
+		       0;
+	/* Not the options alone: to Linux 6.1 they might be of no length. */
+	if (header > sizeof(whole) ||
+	    bpf_skb_load_bytes(vm->skb, sizeof(struct ethhdr), whole, header))
+		return false;
+	return csum_fold((__u32)bpf_csum_diff(0, 0, whole, sizeof(whole), 0)) ==
+	       0;
 }
 
 /* Returns a drop reason or 0. A train may be longer than tot_len can say, so
