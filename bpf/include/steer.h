@@ -69,6 +69,23 @@ inline struct slot *table_choose(__u32 index, __u64 hash, __u32 *slot_index)
 	return slot && slot->flags & SLOT_LIVE ? slot : 0;
 }
 
+/* Whether the flow of an entry goes on. t: another one of the same client. Only
+ * a confirmed flow counts: else one forged packet for each port of a client
+ * would lock it out. */
+inline bool reverse_in_use(const struct settings *s, const struct tuple *t,
+			   const struct reverse *entry)
+{
+	struct tuple other = *t;
+	struct flow *f;
+
+	other.vip = entry->vip;
+	other.vip_port = entry->vip_port;
+	f = flow_find(s, &other, tuple_hash(&other, s->seed));
+	return f && f->state & FLOW_CONFIRMED &&
+	       !((f->state | entry->state) & FLOW_CLOSING) &&
+	       idle_since(entry->seen, clock_seen()) < FLOW_CONFLICT_KEEP;
+}
+
 /* Remember how replies of this flow find their VIP. False: another flow that
  * is still in use looks the same to the machine. */
 inline bool reverse_remember(const struct settings *s, const struct tuple *t,
@@ -98,8 +115,7 @@ inline bool reverse_remember(const struct settings *s, const struct tuple *t,
 		reverse_reopen(old);
 		return true;
 	}
-	if (old && !same && !(old->state & FLOW_CLOSING) &&
-	    idle_since(old->seen, clock_seen()) < FLOW_CONFLICT_KEEP)
+	if (old && !same && reverse_in_use(s, t, old))
 		return false;
 	reverse_insert(s, &key, hash, &entry, gens);
 	return true;

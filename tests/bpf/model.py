@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from flyebpf.bpf.layout import (
     SERVICE_PROXY,
-    SERVICE_REVERSE,
     SLOT_LIVE,
     SLOT_VIA_TC,
     VIP_ALLOCATED,
@@ -73,15 +72,6 @@ class Flow(NamedTuple):
     generations: tuple[int, int]
 
 
-class Answer(NamedTuple):
-    """What `reverse` remembers."""
-
-    vip: bytes
-    port: bytes
-    service: int
-    generations: tuple[int, int]
-
-
 class Target(NamedTuple):
     index: int
     service: int
@@ -110,7 +100,6 @@ class Model:
     slots: dict[int, Slot] = field(default_factory=dict)
     generations: dict[int, int] = field(default_factory=dict)  # of service ids
     flows: dict[Raw, Flow] = field(default_factory=dict)
-    answers: dict[tuple[object, ...], Answer] = field(default_factory=dict)
     fragments: dict[bytes, tuple[int, int, bytes, int]] = field(default_factory=dict)
     counts: dict[Count, int] = field(default_factory=dict)
     stats: dict[int, list[int]] = field(default_factory=dict)  # packets, bytes, flows
@@ -118,7 +107,6 @@ class Model:
     def forget(self) -> None:
         """No flows, no fragments."""
         self.flows.clear()
-        self.answers.clear()
         self.fragments.clear()
 
     # -- addresses -------------------------------------------------------------
@@ -267,28 +255,9 @@ class Model:
             return R.NO_BACKEND
         generations = (slot.generation, self.generations.get(service.id, 0))
         if keep:
-            if service.flags & SERVICE_REVERSE and not self._answerable(
-                t, service, index, generations
-            ):
-                return R.FLOW_CONFLICT
             self.flows[t] = Flow(index, service.id, service.internal, generations)
             self._count(Count.FLOW_NEW)
         return Target(index, service.id, service.internal, new=keep)
-
-    def _answerable(
-        self, t: Raw, service: Service, slot: int, generations: tuple[int, int]
-    ) -> bool:
-        """Whether the machine can tell this flow from all others by its client."""
-        key = (t.client, t.client_port, service.internal, slot, t.proto)
-        old = self.answers.get(key)
-        if (
-            old is not None
-            and self._valid(slot, old.service, old.generations)
-            and (old.vip, old.port) != (t.vip, t.vip_port)
-        ):
-            return False
-        self.answers[key] = Answer(t.vip, t.vip_port, service.id, generations)
-        return True
 
     # -- ICMP ----------------------------------------------------------------------
 

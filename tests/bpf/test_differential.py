@@ -167,7 +167,7 @@ def compare_counters(rig: Rig, model: Model, drops: dict[DropReason, int], befor
     assert Count.VIA_TC in counts
     edge = {reason for reason in DropReason if reason < DropReason.UNKNOWN_VM}
     never = {R_NONE, DropReason.REDIRECT, DropReason.REWRITE}
-    assert set(drops) == (edge - never) | {DropReason.FLOW_CONFLICT}
+    assert set(drops) == edge - never
 
 
 R_NONE = DropReason.NONE

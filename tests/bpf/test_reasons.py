@@ -34,7 +34,9 @@ def fragment_of_unknown(number: int) -> bytes:
 
 
 def conflict(rig: Rig) -> Outcome:
-    rig.xdp(p.client_tcp(22, dst=p.VIP))
+    rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    rig.vm(1, p.vm_tcp(1, 2222, "SA"))
+    rig.xdp(p.client_tcp(22, "A", dst=p.VIP))
     return rig.xdp(p.client_tcp(22, dst=p.VIP2))
 
 

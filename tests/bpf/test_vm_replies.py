@@ -154,17 +154,35 @@ def test_two_vips_with_two_client_ports(rig: Rig) -> None:
         assert rig.vm(1, answer) == answered(answer, vip, 22, w.SSH)
 
 
+def connected(rig: Rig, vip: str) -> None:
+    """A connection to the machine's sshd: the three packets of its start."""
+    rig.xdp(p.client_tcp(22, "S", dst=vip))
+    rig.vm(1, p.vm_tcp(1, 2222, "SA"))
+    rig.xdp(p.client_tcp(22, "A", dst=vip))
+
+
 def test_two_vips_with_one_client_port(rig: Rig) -> None:
     """The machine could not tell them apart: the second has to wait."""
-    rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    connected(rig, p.VIP)
     second = p.client_tcp(22, "S", dst=p.VIP2)
     assert rig.xdp(second) == dropped(second, R.FLOW_CONFLICT)
     answer = p.vm_tcp(1, 2222, "SA")
     assert rig.vm(1, answer) == answered(answer, p.VIP, 22, w.SSH)
 
 
-def test_conflict_ends_when_the_first_closes(rig: Rig) -> None:
+def test_forged_packets_lock_no_client_out(rig: Rig) -> None:
+    """What nobody has answered, or nobody went on with, is in nobody's way."""
     rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    second = p.client_tcp(22, "S", dst=p.VIP2)
+    assert rig.xdp(second) == delivered(second, 1, 2222, w.SSH)
+    answer = p.vm_tcp(1, 2222, "SA")
+    assert rig.vm(1, answer) == answered(answer, p.VIP2, 22, w.SSH)
+    third = p.client_tcp(22, "S", dst=p.VIP)
+    assert rig.xdp(third) == delivered(third, 1, 2222, w.SSH)
+
+
+def test_conflict_ends_when_the_first_closes(rig: Rig) -> None:
+    connected(rig, p.VIP)
     rig.vm(1, p.vm_tcp(1, 2222, "FA"))
     second = p.client_tcp(22, "S", dst=p.VIP2)
     assert rig.xdp(second) == delivered(second, 1, 2222, w.SSH)
@@ -173,7 +191,7 @@ def test_conflict_ends_when_the_first_closes(rig: Rig) -> None:
 
 
 def test_conflict_ends_when_the_first_is_old(rig: Rig) -> None:
-    rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    connected(rig, p.VIP)
     rig.change_reverses(seen=rig.reverses()[0].seen - 5000)
     second = p.client_tcp(22, "S", dst=p.VIP2)
     assert rig.xdp(second) == delivered(second, 1, 2222, w.SSH)
@@ -182,9 +200,9 @@ def test_conflict_ends_when_the_first_is_old(rig: Rig) -> None:
 def test_a_tuple_used_again_is_not_closing(rig: Rig) -> None:
     """After a connection that was closed, one from the same port is as good as
     any: no other VIP may take its place."""
-    rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    connected(rig, p.VIP)
     rig.vm(1, p.vm_tcp(1, 2222, "FA"))
-    rig.xdp(p.client_tcp(22, "S", dst=p.VIP))
+    connected(rig, p.VIP)
     second = p.client_tcp(22, "S", dst=p.VIP2)
     assert rig.xdp(second) == dropped(second, R.FLOW_CONFLICT)
 
