@@ -32,12 +32,12 @@ SIOCGIFHWADDR = 0x8927
 ETHTOOL_GDRVINFO = 3
 DRVINFO_SIZE = 196
 
-TAKES_REDIRECT = frozenset(
-    ("tun", "virtio_net", "mlx5_core", "i40e", "ice", "ixgbe", "igb", "igc", "ena", "bnxt_en")
-)
-"""Drivers with ndo_xdp_xmit in Linux 6.1, for kernels that cannot be asked.
-veth is not among them: it takes redirected packets only when its peer, which
-may be in a VM's namespace, runs NAPI."""
+TAKES_REDIRECT = frozenset(("tun",))
+"""Drivers that take redirected packets in Linux 6.1 whatever else the interface
+does, for kernels that cannot be asked. Not among them: virtio_net and other
+NICs, which lose every such packet in silence until they run an XDP program
+themselves; and veth, which takes them only when its peer, which may be in a
+VM's namespace, runs NAPI."""
 
 
 class Features:
