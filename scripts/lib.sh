@@ -31,6 +31,12 @@ packages=(
     iputils-ping     # the tests, and for you to play with
 )
 
+# What the tests in guests need beyond that.
+guest_packages=(
+    qemu-system-x86  # runs the guests
+    busybox-static   # their first programs
+)
+
 say() { printf '==> %s\n' "$*"; }
 
 die() {
