@@ -11,13 +11,13 @@ from tests.qemu import kernels
 from tests.qemu.accel import accel
 
 
-def pytest_report_header() -> list[str]:
-    lines = [f"kernels: {', '.join(kernel.name for kernel in kernels.available())}"]
-    lines += [
-        f"kernel {kernel.name}: left out, no package source of this machine has {kernel.suite}"
-        for kernel in kernels.left_out()
-    ]
-    return lines
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which kernels there are; at the end, because the head is written before
+    this file is found when all tests run."""
+    write = terminalreporter.write_line
+    write(f"kernels in guests: {', '.join(kernel.name for kernel in kernels.available())}")
+    for kernel in kernels.left_out():
+        write(f"kernel {kernel.name}: left out, no package source has {kernel.suite}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from flyebpf.bpf.loader import Generation, ensure
+from flyebpf.bpf import loader
+from flyebpf.bpf.loader import Generation
 from flyebpf.bpf.program import XdpLink
 from flyebpf.config import DaemonConfig
 from flyebpf.model.reasons import DropReason
@@ -54,7 +55,9 @@ def main() -> None:
     mode = sys.argv[1]
     if not Path("/sys/class/net/up0").exists():
         make_devices()
-    generation = ensure(DaemonConfig("guest", "ams", ("up0",), bpffs=BPFFS, dataplane=SIZES))
+    # As long as it takes on a machine that only pretends to be one.
+    loader.COMPILE_TIMEOUT = 600.0
+    generation = loader.ensure(DaemonConfig("guest", "ams", ("up0",), bpffs=BPFFS, dataplane=SIZES))
     rig = Rig(generation, cast(Any, Devices()))
     rig.reset()
     world.build(rig)
