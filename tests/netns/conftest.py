@@ -43,9 +43,7 @@ def create_app(rig: Rig) -> Iterator[CreateApp]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A failure shows what the daemons said."""
     report = yield
     made = getattr(item, "funcargs", {}).get("rig")

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,13 +154,16 @@ class Rig:
 
     def tool(self, node: str, name: str, *arguments: object, timeout: float = 120) -> Any:
         """A program of ``tools/``; its JSON answer."""
-        return json.loads(self.run(node, *tool_argv(name, *arguments), timeout=timeout).stdout)
+        output = self.run(node, *tool_argv(name, *arguments), timeout=timeout).stdout
+        return json.loads(output.splitlines()[-1])
 
     def begin(self, node: str, name: str, *arguments: object) -> Load:
         """A program of ``tools/`` that runs until :meth:`Load.finish`."""
         argv = self.argv(node, tool_argv(name, *arguments))
         pipe = subprocess.PIPE
         running = subprocess.Popen(argv, env=self.environment, stdout=pipe, text=True)
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"  # from then on SIGTERM is understood
         return Load(running)
 
     # Apps and VMs.
@@ -258,15 +261,21 @@ class Rig:
         items = self.api().get(path("services"), {"app": app.name})["items"]
         return [dict(item) for item in items]
 
-    def retransmissions(self, node: str) -> int:
-        """TCP segments that the node has sent again because they were lost.
+    def lost_segments(self, nodes: Iterable[str]) -> int:
+        """TCP segments that these nodes, which talk to each other, have sent
+        again because they were lost.
 
-        Those that the receiver reported as duplicates (DSACK, RFC 2883) had
-        arrived: on a busy machine an answer may take longer than the timeout.
+        Those that a receiver knew as duplicates (DSACK, RFC 2883) had arrived:
+        on a busy machine segments overtake each other, or an answer takes longer
+        than the timeout. Its own count is taken, because a sender that has
+        closed its connection no longer hears of it.
         """
-        tcp = self.kernel_counters(node)
-        duplicates = tcp["TcpExt.TCPDSACKRecv"] + tcp["TcpExt.TCPDSACKOfoRecv"]
-        return tcp["Tcp.RetransSegs"] - duplicates
+        lost = 0
+        for node in nodes:
+            tcp = self.kernel_counters(node)
+            duplicates = tcp["TcpExt.TCPDSACKOldSent"] + tcp["TcpExt.TCPDSACKOfoSent"]
+            lost += tcp["Tcp.RetransSegs"] - duplicates
+        return lost
 
     def kernel_counters(self, node: str) -> dict[str, int]:
         """``/proc/net/snmp`` and ``netstat`` of the node: ``Group.Name``."""

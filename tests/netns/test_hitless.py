@@ -21,6 +21,7 @@ pytestmark = pytest.mark.root
 
 TIMES = 20
 SERVERS = ("hit1", "hit2")
+NODES = ("client1", "client2", *SERVERS)
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +53,18 @@ def load(rig: Rig, web: App, echo: App) -> Iterator[dict[str, Any]]:
     The dictionary holds the results when the block has been left.
     """
     results: dict[str, Any] = {}
-    for node in ("client1", *SERVERS):
+    for node in NODES:
         # A tail loss probe is sent some milliseconds after a segment whatever
         # became of it, and a connection that is closed by then cannot report it
         # as a duplicate: what is sent again then says nothing about loss.
         rig.run(node, "sysctl", "-qw", "net.ipv4.tcp_early_retrans=0")
-    before = {node: rig.retransmissions(node) for node in ("client1", *SERVERS)}
+    before = rig.lost_segments(NODES)
     running = {
         "http": rig.begin("client1", "http_load", web.vip, 80, 300, 100),
         "udp": rig.begin("client2", "udp_stream", echo.vip, 7777, 300, 500),
     }
-    wrk = ["wrk", "-t1", "-c10", "-d300s", f"http://{web.vip}/"]
+    # A machine that is busy elsewhere may stand still for seconds: that is no loss.
+    wrk = ["wrk", "-t1", "-c10", "-d300s", "--timeout", "30s", f"http://{web.vip}/"]
     with rig.background("client2", *wrk) as kept_alive:
         time.sleep(0.3)
         yield results
@@ -71,7 +73,7 @@ def load(rig: Rig, web: App, echo: App) -> Iterator[dict[str, Any]]:
         results["wrk"], _ = kept_alive.communicate(timeout=20)
     for name, traffic in running.items():
         results[name] = traffic.finish()
-    results["again"] = {node: rig.retransmissions(node) - n for node, n in before.items()}
+    results["segments lost"] = rig.lost_segments(NODES) - before
 
 
 def check_nothing_lost(results: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ def check_nothing_lost(results: dict[str, Any]) -> None:
     assert "Socket errors" not in results["wrk"], results["wrk"]
     assert "Non-2xx" not in results["wrk"], results["wrk"]
     assert int(re.findall(r"(\d+) requests in", results["wrk"])[0]) > 500
-    assert results["again"] == dict.fromkeys(results["again"], 0)
+    assert results["segments lost"] == 0
 
 
 def test_twenty_kills_lose_nothing(rig: Rig, web: App, echo: App) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """http_load ADDRESS PORT SECONDS RATE: a new connection for every request.
 
-Prints ``{"ok", "failed", "errors", "slowest"}``. SIGTERM ends it early.
+Prints "ready", in the end ``{"ok", "failed", "errors", "slowest"}``. SIGTERM
+ends it early.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ async def main() -> None:
     seconds, rate = float(sys.argv[3]), float(sys.argv[4])
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    print("ready", flush=True)
     result: dict[str, object] = {}
     times: list[float] = []
     errors: list[str] = []

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """inject KIND …: sends one forged frame from this VM's eth0, as root in it could.
 
-  ip SOURCE DESTINATION        UDP with a forged source address
-  mac SOURCE-MAC DESTINATION   UDP with a forged source MAC
-  arp-reply ADDRESS            claims to have ADDRESS
-  arp-request SENDER TARGET    asks with a forged sender
-  ethertype NUMBER             a frame that is neither IP nor ARP
-  ipv6                         an IPv6 router solicitation
+ip SOURCE DESTINATION        UDP with a forged source address
+mac SOURCE-MAC DESTINATION   UDP with a forged source MAC
+arp-reply ADDRESS            claims to have ADDRESS
+arp-request SENDER TARGET    asks with a forged sender
+ethertype NUMBER             a frame that is neither IP nor ARP
+ipv6                         an IPv6 router solicitation
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """udp_stream ADDRESS PORT SECONDS RATE: numbered datagrams of one flow, echoed.
 
-Prints ``{"sent", "lost", "servers"}``: how many never came back, and who
-answered. SECONDS may be ended early by SIGTERM.
+Prints "ready", in the end ``{"sent", "lost", "servers"}``: how many never came
+back, and who answered. SECONDS may be ended early by SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def end(_number: int, _frame: object) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
     target = (sys.argv[1], int(sys.argv[2]))
     seconds, rate = float(sys.argv[3]), float(sys.argv[4])
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
