@@ -34,6 +34,17 @@ UDP_FREE_VIP = frame(UDP(sport=1024, dport=53) / (b"x" * 10), "203.0.113.11")
 UDP_ELSEWHERE = frame(UDP(sport=1024, dport=53) / (b"x" * 10), "198.51.100.1")
 
 
+def answer(layer: object, src: str) -> bytes:
+    """What the machine sends back to the client."""
+    gateway = "00:00:00:00:00:00"
+    return bytes(Ether(src=MAC, dst=gateway) / IP(src=src, dst="192.0.2.0") / layer)
+
+
+TCP_ANSWER = answer(TCP(sport=8080, dport=1024, flags="A"), "172.16.0.2")
+UDP_ANSWER = answer(UDP(sport=5353, dport=1024) / (b"x" * 10), "172.16.0.3")
+SPOOFED = answer(UDP(sport=5353, dport=1024) / (b"x" * 10), "172.16.0.9")
+
+
 def put(target: Map, index: int, value: ct.Structure) -> None:
     target.update(index.to_bytes(4, "little"), bytes(value))
 
@@ -113,6 +124,15 @@ def edge_rows(edge: Program, wrapper: rig.Wrapper) -> list[tuple[str, float]]:
     ]
 
 
+def vm_rows(vm: Program, wrapper: rig.Wrapper) -> list[tuple[str, float]]:
+    """Answers of the flows that edge_rows has left: client 0 is in all."""
+    return [
+        ("TCP answer of an established flow", round(wrapper.measure(vm, TCP_ANSWER), 1)),
+        ("UDP answer of an established flow", round(wrapper.measure(vm, UDP_ANSWER), 1)),
+        ("spoofed source: dropped", round(wrapper.measure(vm, SPOOFED), 1)),
+    ]
+
+
 def main() -> None:
     rig.require_root()
     with rig.programs(FLOWS) as generation:
@@ -136,7 +156,12 @@ def main() -> None:
             table.append(
                 (name, round(took, 1), round(took / (floor_many if many_flows else floor_one), 2))
             )
+        for established in (TCP_ACK, UDP_DATA):
+            wrapper.measure(generation.programs["edge_xdp"], established)
+        tc = rig.Wrapper("tc", floors["floor_nothing_tc"][0])
+        answers = vm_rows(generation.programs["vm_tc"], tc)
         rig.report("XDP, ns per packet", ("case", "ns", "of the floor"), table)
+        rig.report("tc, ns per packet", ("case", "ns"), answers)
 
 
 if __name__ == "__main__":

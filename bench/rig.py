@@ -123,12 +123,13 @@ def floors() -> dict[str, tuple[Program, Any]]:
     """The programs of bench/bpf/floor.c and the module that owns their map."""
     bpf = compiler.import_bcc()
     text = (HERE / "bpf" / "floor.c").read_text()
-    names = ("floor_nothing", "floor_parse", "floor_lookup", "floor_rewrite")
+    names = ("floor_nothing", "floor_nothing_tc", "floor_parse", "floor_lookup", "floor_rewrite")
     module = compiler.compile_program(bpf, ProgramSpec("floor", "xdp"), _dummy_fds(), text)
-    return {
-        name: (compiler.load_program(bpf, module, ProgramSpec(name, "xdp")), module)
-        for name in names
-    }
+    return {name: (compiler.load_program(bpf, module, spec_of(name)), module) for name in names}
+
+
+def spec_of(name: str) -> ProgramSpec:
+    return ProgramSpec(name, "tc" if name.endswith("_tc") else "xdp")
 
 
 def _dummy_fds() -> dict[str, int]:

@@ -50,6 +50,11 @@ int floor_nothing(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+int floor_nothing_tc(struct __sk_buff *skb)
+{
+	return 0; /* TC_ACT_OK */
+}
+
 int floor_parse(struct xdp_md *ctx)
 {
 	struct udphdr *udp;
