@@ -36,6 +36,7 @@ class DataplaneConfig:
     machines: int = 131_072
     maglev_entries: int = 4_194_304
     pool_addresses: int = 65_536
+    hosts: int = 4_096
     fragments: int = 16_384
 
 
@@ -44,6 +45,43 @@ class EgressConfig:
     """``allow``: CIDRs that VMs may reach although they are not public."""
 
     allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """How this host reaches the others.
+
+    ``underlay``: "none" (a host of its own), "wireguard", or "plain" for a
+    trusted fabric that takes the same packets without encryption. ``endpoint``:
+    this host's address there, as others reach it. ``port``: UDP, of WireGuard;
+    the next one too is used while keys are rotated, and the one after that by
+    users' peers. ``interface``: the fabric's (plain), or the first part of the
+    devices' names (wireguard). ``mtu``: of the mesh, bytes; 0: what the
+    interface that leads to ``endpoint`` leaves. ``return_path``: "direct", or
+    "edge" where the network filters sources. ``latency``: round-trip times that
+    override measured ones, ``"ams fra 8"`` in ms.
+    """
+
+    underlay: str = "none"
+    endpoint: str = ""
+    port: int = 51820
+    interface: str = "fly"
+    mtu: int = 0
+    return_path: str = "direct"
+    latency: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdConfig:
+    """``endpoints``: URLs of the cluster's members. ``ca``, ``cert`` and ``key``
+    are PEM files, for https. ``prefix`` of all keys; ``timeout`` of a request, s."""
+
+    endpoints: tuple[str, ...] = ()
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    prefix: str = "/flyebpf/"
+    timeout: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +116,8 @@ class DaemonConfig:
     private: PrivateConfig = field(default_factory=PrivateConfig)
     dataplane: DataplaneConfig = field(default_factory=DataplaneConfig)
     egress: EgressConfig = field(default_factory=EgressConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    etcd: EtcdConfig = field(default_factory=EtcdConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -46,6 +46,34 @@ struct settings {
 	__u32 flow_buckets; /* of `flows` and `reverse`, a power of two */
 	__u64 seed; /* hashes flow tuples, for buckets and Maglev; secret, one
 		     * for all hosts of a cluster */
+	__u32 host;	  /* this host's number, top bit set; 0: none yet */
+	__u32 mesh_mtu;	  /* longest IPv6 packet that the mesh takes; 0: no mesh */
+	__u32 mesh_flags; /* MESH_* */
+	__u32 peers;	  /* ifindex of the users' WireGuard device, or 0 */
+};
+
+#define MESH_RETURN_EDGE 1 /* replies to clients leave where they came in */
+#define MESH_ETHERNET 2	   /* plain underlay: the devices have Ethernet headers */
+
+/* hosts[number]: another host of the cluster. ifindex: the mesh device that
+ * leads there; a device with Ethernet headers needs next_hop too. */
+struct host {
+	struct addr next_hop; /* on the plain underlay; else zero */
+	__u32 ifindex;
+	__u32 pad;
+};
+
+/* Key of `sixpn`: a machine of this host by the fields of its 6PN address, host
+ * order. The value is its slot. */
+struct sixpn_key {
+	__u32 network;
+	__u32 machine;
+};
+
+/* The one entry of `icmp_limit` (per CPU): how many errors may still be sent. */
+struct icmp_limit {
+	__u32 seen; /* jiffies >> 4 when `left` was last filled up */
+	__u32 left;
 };
 
 /* vips[i]: one Anycast address. Zero: nobody owns it. Written whole. */
@@ -103,7 +131,7 @@ struct table {
  * owner. State and generation share the first u64. */
 #define SLOT_LIVE 1   /* packets may be delivered */
 #define SLOT_VIA_TC 2 /* the interface takes no XDP redirect: deliver in tc */
-#define SLOT_REMOTE 4 /* on another host */
+#define SLOT_REMOTE 4 /* on another host: no interface, no MACs, no addresses */
 struct slot {
 	__u32 generation;
 	__u32 flags;
@@ -113,7 +141,10 @@ struct slot {
 	__u8 mac[6];	    /* the VM's */
 	__u8 host_mac[6];   /* its gateway's: the host side of the interface */
 	__u64 machine_id;   /* 14 hex digits as a number */
-	__u64 pad[3];
+	__u32 network;	    /* the fields of its 6PN address, host order */
+	__u32 host;
+	__u32 machine;
+	__u32 pad[3];
 };
 
 /* Key of `replies`: where a machine's replies come from. */
@@ -155,8 +186,10 @@ struct flow {
 	__u8 state;	/* not sealed */
 	__be16 internal_port;
 	__u32 slot;
-	__u32 ifindex; /* where the client's last packet came in: an uplink or a
-			* VM's interface; not sealed, checked where it is used */
+	__u32 ifindex; /* where the client's last packet came in: an uplink, a
+			* VM's interface or, with the top bit set, the number of
+			* the host whose edge sent it over the mesh; not sealed,
+			* checked where it is used */
 	__u32 service; /* index in `service_stats` and `service_states` */
 	__u32 seen;    /* jiffies >> 4 of the last packet; not sealed */
 };
@@ -176,7 +209,7 @@ struct reverse {
 	__u32 slot;
 	__u32 service;
 	__u32 seen; /* not sealed */
-	__u32 ifindex; /* where the client's first packet came in */
+	__u32 ifindex; /* where the client's first packet came in, as in flow */
 };
 
 #define FLOW_WAYS 4
@@ -236,6 +269,18 @@ enum count {
 	COUNT_HAIRPIN = 8,	/* from a VM to a VIP */
 	COUNT_ARP = 9,		/* ARP requests answered */
 	COUNT_FLOW_REJECTED = 10, /* bucket full of confirmed flows */
+	COUNT_MESH_OUT = 11,	/* clients' packets sent to a machine's host */
+	COUNT_MESH_IN = 12,	/* and received from an edge */
+	COUNT_MESH_RETURN = 13, /* replies sent back to the edge */
+	COUNT_SIXPN_LOCAL = 14, /* 6PN between machines of this host */
+	COUNT_SIXPN_OUT = 15,	/* to a machine of another host */
+	COUNT_SIXPN_IN = 16,	/* from one */
+	COUNT_ND = 17,		/* neighbour solicitations answered */
+	COUNT_TOO_BIG = 18,	/* senders told of a smaller MTU */
+	COUNT_ICMP_LIMITED = 19, /* senders not told: rate limit */
+	COUNT_MSS = 20,		/* TCP MSS options lowered */
+	COUNT_PEER_OUT = 21,	/* 6PN to a user's WireGuard peer */
+	COUNT_PEER_IN = 22,	/* from one */
 	COUNT_MAX = 32
 };
 

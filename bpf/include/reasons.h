@@ -29,6 +29,9 @@ enum drop_reason {
 	DROP_NEEDS_PROXY = 17,	  /* service belongs to a proxy that is not there */
 	DROP_ICMP_FRAGMENT = 18,  /* fragment of an ICMP message */
 	DROP_GROUP_MAC = 19,	  /* one address's packet in a frame to or from many */
+	DROP_MESH_OUTSIDE = 20,	  /* an address of the mesh or 6PN, but not from the mesh */
+	DROP_TOO_BIG = 21,	  /* longer than the mesh takes; the sender is told */
+	DROP_NO_HOST = 22,	  /* machine's host is not in the mesh */
 
 	/* From a VM. */
 	DROP_UNKNOWN_VM = 32,	     /* interface that belongs to no machine */
@@ -47,8 +50,27 @@ enum drop_reason {
 	DROP_VM_MULTICAST = 45,	     /* multicast or broadcast */
 	DROP_VM_FRAGMENT = 46,	     /* fragment of a reply without its first one */
 	DROP_FLOW_CONFLICT = 47,     /* two VIPs of a machine, one client tuple */
+	DROP_IPV6_HEADER = 48,	     /* IPv6 header or extension headers impossible */
+	DROP_SPOOFED_ND = 49,	     /* neighbour message with another's address or MAC */
+	DROP_ND_TYPE = 50,	     /* router or neighbour message that is not a VM's to send */
+	DROP_SIXPN_NETWORK = 51,     /* 6PN address of another network */
+	DROP_SIXPN_MACHINE = 52,     /* 6PN address of no machine */
+	DROP_SIXPN_HOST = 53,	     /* 6PN address of no host */
+	DROP_SIXPN_ADDRESS = 54,     /* fdaa:: address that is nobody's */
+	DROP_LINK_LOCAL = 55,	     /* link-local address that is not the gateway's */
+	DROP_NOT_FOR_VM = 56,	     /* about to be delivered to a machine it is not for */
 
-	DROP_REASON_MAX = 64
+	/* From the mesh. */
+	DROP_MESH_FORM = 64,	     /* not in the form in which hosts send */
+	DROP_MESH_SOURCE = 65,	     /* sender is no host or machine of the mesh */
+	DROP_MESH_NOT_HERE = 66,     /* for another host */
+	DROP_MESH_MACHINE = 67,	     /* for a machine that is not here */
+	DROP_MESH_NETWORK = 68,	     /* from another network */
+	DROP_MESH_INNER = 69,	     /* what it carries is not what hosts send */
+	DROP_MESH_NO_FLOW = 70,	     /* carried reply to a client that is not here */
+	DROP_PEER_SOURCE = 71,	     /* user's peer with a source that is not its own */
+
+	DROP_REASON_MAX = 128
 };
 
 #endif

@@ -24,6 +24,9 @@ SLOT_LIVE = 1
 SLOT_VIA_TC = 2
 SLOT_REMOTE = 4
 
+MESH_RETURN_EDGE = 1
+MESH_ETHERNET = 2
+
 REPLY_UNIQUE = 1
 
 FLOW_REPLIED = 1
@@ -58,7 +61,23 @@ class Settings(ct.Structure):
         ("uplink_count", U32),
         ("flow_buckets", U32),
         ("seed", U64),
+        ("host", U32),
+        ("mesh_mtu", U32),
+        ("mesh_flags", U32),
+        ("peers", U32),
     )
+
+
+class Host(ct.Structure):
+    _fields_ = (("next_hop", Addr), ("ifindex", U32), ("pad", U32))
+
+
+class SixpnKey(ct.Structure):
+    _fields_ = (("network", U32), ("machine", U32))
+
+
+class IcmpLimit(ct.Structure):
+    _fields_ = (("seen", U32), ("left", U32))
 
 
 class Vip(ct.Structure):
@@ -107,7 +126,10 @@ class Slot(ct.Structure):
         ("mac", U8 * 6),
         ("host_mac", U8 * 6),
         ("machine_id", U64),
-        ("pad", U64 * 3),
+        ("network", U32),
+        ("host", U32),
+        ("machine", U32),
+        ("pad", U32 * 3),
     )
 
 

@@ -87,7 +87,7 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
-INDEPENDENT = ("drops", "counts")
+INDEPENDENT = ("drops", "counts", "hosts", "icmp_limit")
 """Maps in which no index of another map is, nor is theirs in any."""
 
 
@@ -131,6 +131,9 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("maglev", array, u32, u32, config.maglev_entries),
         MapSpec("slots", array, u32, layout.Slot, machines),
         MapSpec("vm_slots", hash_, u32, u32, machines),
+        MapSpec("sixpn", hash_, layout.SixpnKey, u32, machines),
+        MapSpec("hosts", hash_, u32, layout.Host, config.hosts),
+        MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1),
         MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),
         MapSpec("reverse", array, u32, layout.ReverseBucket, buckets),

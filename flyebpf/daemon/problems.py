@@ -13,7 +13,10 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
 from flyebpf.model.rows import (
+    HostRow,
     InterfaceRow,
+    MeshPeerRow,
+    MeshRow,
     NatRow,
     PolicyRow,
     ReplyRow,
@@ -23,6 +26,7 @@ from flyebpf.model.rows import (
     SlotRow,
     TableRow,
     UplinkRow,
+    UserPeerRow,
     VipRow,
 )
 from flyebpf.reconcile.base import Failure
@@ -36,6 +40,10 @@ NAMES: dict[type[Row], str] = {
     SettingsRow: "settings",
     PolicyRow: "egress policy",
     NatRow: "source NAT",
+    MeshRow: "mesh device",
+    MeshPeerRow: "mesh peer",
+    UserPeerRow: "WireGuard peer",
+    HostRow: "host",
     SlotRow: "machine",
     InterfaceRow: "interface",
     TableRow: "table",

@@ -18,8 +18,8 @@ from flyebpf.drivers.mapio import MapLike, Pair, UnappliedError, explain, full, 
 from flyebpf.model.rows import Row, SlotRow
 from flyebpf.reconcile.base import Failure
 
-# struct slot: generation, flags, ifindex, addresses, MACs, machine_id, pad.
-SLOT = struct.Struct("=III4s4s6s6sQ24x")
+# struct slot: generation, flags, ifindex, addresses, MACs, machine_id, 6PN fields, pad.
+SLOT = struct.Struct("=III4s4s6s6sQIII12x")
 EMPTY = bytes(SLOT.size)
 STRAY = "ifindex#"
 """How an entry of ``vm_slots`` is named that fits no slot."""
@@ -116,6 +116,9 @@ class SlotPart:
             bytes.fromhex(row.mac.replace(":", "")),
             link.mac if link else bytes(6),
             int(row.machine, 16),
+            row.network,
+            row.host,
+            row.number,
         )
 
     def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:

@@ -33,6 +33,9 @@ class DropReason(IntEnum):
     NEEDS_PROXY = 17
     ICMP_FRAGMENT = 18
     GROUP_MAC = 19
+    MESH_OUTSIDE = 20
+    TOO_BIG = 21
+    NO_HOST = 22
     UNKNOWN_VM = 32
     SPOOFED_MAC = 33
     SPOOFED_IP = 34
@@ -49,6 +52,23 @@ class DropReason(IntEnum):
     VM_MULTICAST = 45
     VM_FRAGMENT = 46
     FLOW_CONFLICT = 47
+    IPV6_HEADER = 48
+    SPOOFED_ND = 49
+    ND_TYPE = 50
+    SIXPN_NETWORK = 51
+    SIXPN_MACHINE = 52
+    SIXPN_HOST = 53
+    SIXPN_ADDRESS = 54
+    LINK_LOCAL = 55
+    NOT_FOR_VM = 56
+    MESH_FORM = 64
+    MESH_SOURCE = 65
+    MESH_NOT_HERE = 66
+    MESH_MACHINE = 67
+    MESH_NETWORK = 68
+    MESH_INNER = 69
+    MESH_NO_FLOW = 70
+    PEER_SOURCE = 71
 
     @property
     def label(self) -> str:
@@ -56,7 +76,7 @@ class DropReason(IntEnum):
         return self.name.lower()
 
 
-DROP_REASON_MAX = 64
+DROP_REASON_MAX = 128
 
 DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.TRUNCATED: "shorter than its headers say",
@@ -78,6 +98,9 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.NEEDS_PROXY: "the service has handlers and no proxy runs",
     DropReason.ICMP_FRAGMENT: "fragment of an ICMP message",
     DropReason.GROUP_MAC: "broadcast or multicast frame with a packet for one address",
+    DropReason.MESH_OUTSIDE: "an address of the mesh or of a private network, from outside",
+    DropReason.TOO_BIG: "longer than the mesh takes; the sender is told",
+    DropReason.NO_HOST: "the machine's host is not in the mesh",
     DropReason.UNKNOWN_VM: "the interface belongs to no machine",
     DropReason.SPOOFED_MAC: "source MAC is not the machine's",
     DropReason.SPOOFED_IP: "source address is not the machine's",
@@ -94,6 +117,23 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.VM_MULTICAST: "a VM sent to a multicast or broadcast address",
     DropReason.VM_FRAGMENT: "fragment from a VM whose first one was not seen",
     DropReason.FLOW_CONFLICT: "two flows of one client would look the same to the machine",
+    DropReason.IPV6_HEADER: "IPv6 header or extension headers that are impossible",
+    DropReason.SPOOFED_ND: "neighbour message with another's address or MAC",
+    DropReason.ND_TYPE: "router or neighbour message that no VM has to send",
+    DropReason.SIXPN_NETWORK: "a VM tried to reach an address of another private network",
+    DropReason.SIXPN_MACHINE: "private network address of no machine",
+    DropReason.SIXPN_HOST: "private network address of a host that is not in the mesh",
+    DropReason.SIXPN_ADDRESS: "address of the private networks that nobody can have",
+    DropReason.LINK_LOCAL: "a VM tried to reach a link-local address that is not its gateway's",
+    DropReason.NOT_FOR_VM: "was about to be delivered to a machine that it is not for",
+    DropReason.MESH_FORM: "came over the mesh in a form in which no host sends",
+    DropReason.MESH_SOURCE: "came over the mesh from no host or machine",
+    DropReason.MESH_NOT_HERE: "came over the mesh for another host",
+    DropReason.MESH_MACHINE: "came over the mesh for a machine that is not here",
+    DropReason.MESH_NETWORK: "came over the mesh from another private network",
+    DropReason.MESH_INNER: "came over the mesh and carries what no host sends",
+    DropReason.MESH_NO_FLOW: "reply that came back over the mesh to a client that is not here",
+    DropReason.PEER_SOURCE: "a user's WireGuard peer sent from an address that is not its own",
 }
 
 
@@ -109,6 +149,18 @@ class Count(IntEnum):
     HAIRPIN = 8
     ARP = 9
     FLOW_REJECTED = 10
+    MESH_OUT = 11
+    MESH_IN = 12
+    MESH_RETURN = 13
+    SIXPN_LOCAL = 14
+    SIXPN_OUT = 15
+    SIXPN_IN = 16
+    ND = 17
+    TOO_BIG = 18
+    ICMP_LIMITED = 19
+    MSS = 20
+    PEER_OUT = 21
+    PEER_IN = 22
 
 
 COUNT_MAX = 32

@@ -288,13 +288,25 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host. ``number`` is 32 bits with the top bit set."""
+    """A host. ``number`` is 32 bits with the top bit set.
+
+    ``underlay``: "none", "wireguard" or "plain". ``endpoint``: the address at
+    which other hosts reach it, without a port; "" when it has no mesh. ``port``:
+    of the even generations of keys; odd ones use the next port. ``keys``: the
+    generation of a key (decimal) to its public half, base64. ``drained``: its
+    machines get no new flows and are left out of answers.
+    """
 
     kind: ClassVar[str] = "host"
     name: str
     number: int
     region: str
     block: str  # its part of the private pool, a CIDR
+    underlay: str = "none"
+    endpoint: str = ""
+    port: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+    drained: bool = False
 
     @property
     def ident(self) -> str:
@@ -302,14 +314,104 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class HostStatus:
+    """What a host says about itself now and then. No row depends on it.
+
+    ``seen``: RFC 3339, UTC. ``peers``: host to the time of the last WireGuard
+    handshake with it, RFC 3339, "" for never.
+    """
+
+    kind: ClassVar[str] = "host_status"
+    host: str
+    seen: str
+    version: str = ""
+    programs: str = ""
+    kernel: str = ""
+    wireguard: str = ""  # "kernel", "wireguard-go" or ""
+    applied_revision: int = 0
+    peers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ident(self) -> str:
+        return self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The host's daemon is there. The store forgets it some seconds after the
+    daemon has stopped to renew it; then the host's machines get no new flows."""
+
+    kind: ClassVar[str] = "presence"
+    host: str
+
+    @property
+    def ident(self) -> str:
+        return self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Round-trip times that a host measured: region to microseconds. Written
+    anew only when one has changed by a fifth."""
+
+    kind: ClassVar[str] = "latency"
+    host: str
+    region: str
+    microseconds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ident(self) -> str:
+        return self.host
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """A host may join with the secret of this SHA-256 digest (hex), once, until
+    ``expires`` (RFC 3339, UTC)."""
+
+    kind: ClassVar[str] = "join_token"
+    digest: str
+    expires: str
+
+    @property
+    def ident(self) -> str:
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class WireguardPeer:
+    """A user's own computer in a network. ``host``: the gateway that it
+    connects to; ``address``: its /120 there, as a CIDR."""
+
+    kind: ClassVar[str] = "wireguard_peer"
+    org: str
+    network: str
+    name: str
+    host: str
+    public_key: str
+    address: str
+    created: str = ""  # RFC 3339, UTC
+
+    @property
+    def ident(self) -> str:
+        return f"{self.org}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
-    """What all hosts share. ``seed`` (64 bits) hashes flows; secret."""
+    """What all hosts share. ``seed`` (64 bits) hashes flows; secret.
+
+    ``mesh_generation``: of the WireGuard keys that hosts send with;
+    ``next_generation`` differs from it while keys are being rotated.
+    """
 
     kind: ClassVar[str] = "cluster"
     seed: int
     next_network: int = 1
-    next_machine: int = 1
+    next_machine: int = 16  # below: fields that are no machines (`sixpn.py`)
     next_host: int = 1
+    mesh_generation: int = 0
+    next_generation: int = 0
 
     @property
     def ident(self) -> str:
@@ -328,6 +430,11 @@ AnyRecord = (
     | Pool
     | Released
     | Host
+    | HostStatus
+    | Presence
+    | Latency
+    | JoinToken
+    | WireguardPeer
     | Cluster
 )
 
@@ -345,11 +452,16 @@ KINDS: dict[str, type] = {
         Pool,
         Released,
         Host,
+        HostStatus,
+        Presence,
+        Latency,
+        JoinToken,
+        WireguardPeer,
         Cluster,
     )
 }
 
 BOOKKEEPING: frozenset[str] = frozenset(
-    cls.kind for cls in (PrivateAddress, Interface, Pool, Released)
+    cls.kind for cls in (PrivateAddress, Interface, Pool, Released, JoinToken)
 )
 """Kinds that only allocation reads; no plan depends on them."""

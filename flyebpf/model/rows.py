@@ -53,7 +53,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class SettingsRow(Row):
-    """The one entry of the programs' ``settings``. Prefixes are CIDRs."""
+    """The one entry of the programs' ``settings``. Prefixes are CIDRs.
+
+    ``host``: this host's number, 0 when it has none. ``mesh_mtu``: bytes of the
+    longest IPv6 packet that the mesh takes, 0 without a mesh. ``peers``: the
+    device of users' WireGuard peers, "" for none.
+    """
 
     name: str
     pools: tuple[str, ...]
@@ -61,6 +66,11 @@ class SettingsRow(Row):
     alias_prefix: str
     uplinks: tuple[str, ...]
     seed: int
+    host: int = 0
+    mesh_mtu: int = 0
+    mesh_ethernet: bool = False
+    return_edge: bool = False
+    peers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +100,9 @@ class UplinkRow(Row):
 @dataclass(frozen=True, slots=True)
 class InterfaceRow(Row):
     """A VM's interface: guarded by the VM programs, then up, with a route and
-    a permanent neighbour for each address. ``addresses`` are IPv4; there are
-    none for a machine that cannot be planned and has no slot: its interface is
-    guarded, and nothing passes."""
+    a permanent neighbour for each address. ``addresses`` are IPv4 (6PN never
+    meets the host's stack); there are none for a machine that cannot be planned
+    and has no slot: its interface is guarded, and nothing passes."""
 
     interface: str
     machine: str
@@ -102,7 +112,12 @@ class InterfaceRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class SlotRow(Row):
-    """A machine that packets can be delivered to. ``live``: it is started."""
+    """A machine that packets can be delivered to. ``live``: it is started.
+
+    ``network``, ``host`` and ``number`` are the fields of its 6PN address; a
+    network of 0 gives it none. ``remote``: it is on another host; then there is
+    neither an interface nor a MAC (both ``""``).
+    """
 
     machine: str
     interface: str
@@ -110,6 +125,10 @@ class SlotRow(Row):
     private_ip: str
     services_ip: str
     live: bool
+    network: int = 0
+    host: int = 0
+    number: int = 0
+    remote: bool = False
 
     @property
     def withdrawn(self) -> bool:
@@ -117,10 +136,83 @@ class SlotRow(Row):
 
     @property
     def exclusive(self) -> tuple[Hashable, ...]:
-        return (self.interface, self.private_ip, self.services_ip)
+        if self.remote:
+            return ()
+        sixpn = ((self.network, self.number),) if self.network else ()
+        return (self.interface, self.private_ip, self.services_ip, *sixpn)
 
     def withdraw(self) -> SlotRow:
         return replace(self, live=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MeshRow(Row):
+    """A mesh device of this host: up, with the mesh program on it.
+
+    ``underlay``: "wireguard" (the device is made, with the key of
+    ``generation`` and this UDP port) or "plain" (it exists, and has Ethernet
+    headers; generation and port are 0). ``addresses``: this host's own, as
+    CIDRs. ``mtu``: of the device, bytes.
+    """
+
+    interface: str
+    underlay: str
+    generation: int
+    port: int
+    addresses: tuple[str, ...]
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeshPeerRow(Row):
+    """Another host as a peer of a mesh device, with the routes to it.
+
+    ``endpoint``: ``192.0.2.1:51820`` or ``[2001:db8::1]:51820``; on the plain
+    underlay the next hop's address alone. ``public_key``: base64, "" on the
+    plain underlay. ``allowed``: CIDRs that come from it and go to it.
+    """
+
+    refers_to: ClassVar[tuple[type[Row], ...]] = (MeshRow,)
+    interface: str
+    host: str
+    public_key: str
+    endpoint: str
+    allowed: tuple[str, ...]
+
+    @property
+    def key(self) -> Hashable:
+        return (self.interface, self.host)
+
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        return ((MeshRow, self.interface),)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow(Row):
+    """Another host that the programs may send to: over ``interface``, on the
+    plain underlay by way of ``next_hop`` (an address, else "")."""
+
+    refers_to: ClassVar[tuple[type[Row], ...]] = (MeshRow,)
+    number: int
+    name: str
+    interface: str
+    next_hop: str
+
+    @property
+    def references(self) -> tuple[tuple[type[Row], Hashable], ...]:
+        return ((MeshRow, self.interface),)
+
+
+@dataclass(frozen=True, slots=True)
+class UserPeerRow(Row):
+    """A user's WireGuard peer, which enters its network at this host.
+    ``address``: its CIDR (a /120), all that it may send from."""
+
+    public_key: str
+    name: str
+    interface: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +294,10 @@ ROW_ORDER: tuple[type[Row], ...] = (
     SettingsRow,
     PolicyRow,
     NatRow,
+    MeshRow,
+    MeshPeerRow,
+    UserPeerRow,
+    HostRow,
     SlotRow,
     InterfaceRow,
     TableRow,

@@ -17,6 +17,11 @@ HOST_BIT = 1 << 31
 """Set in every host's number and in no network's, so that they never collide
 in the mesh form of an address."""
 
+PEER_MACHINE = 10
+"""The machine field of users' WireGuard peers; machines start at 16."""
+HOST_SUFFIX = 1
+"""Of a host's own address on the mesh, with network and machine 0."""
+
 _U32 = 1 << 32
 
 
@@ -49,3 +54,38 @@ def network_prefix(network: int) -> str:
     if not 0 < network < HOST_BIT:
         raise ValueError(f"network number {network} is not in 1..2^31-1")
     return str(IPv6Network((PREFIX << 112 | network << 80, 48)))
+
+
+def host_prefix(host: int) -> str:
+    """The /48 of a host in mesh form (network and host field swapped), as a CIDR."""
+    if not HOST_BIT <= host < _U32:
+        raise ValueError(f"host number {host} is not in 2^31..2^32-1")
+    return str(IPv6Network((PREFIX << 112 | host << 80, 48)))
+
+
+def host_address(host: int) -> str:
+    """The host's own address on the mesh."""
+    if not HOST_BIT <= host < _U32:
+        raise ValueError(f"host number {host} is not in 2^31..2^32-1")
+    return str(IPv6Address(PREFIX << 112 | host << 80 | HOST_SUFFIX))
+
+
+def network_nameserver(network: int) -> str:
+    """The DNS address of a network for users' peers: ``fdaa:<net>::3``."""
+    return str(IPv6Address(int(IPv6Network(network_prefix(network)).network_address) | 3))
+
+
+def peer_prefix(network: int, host: int, number: int) -> str:
+    """A user's peer: ``fdaa:<net>:<gateway host>:0:a:XX02/120``, XX being
+    ``number`` (0 to 255). The CIDR of its 256 addresses."""
+    if not 0 <= number < 256:
+        raise ValueError(f"peer number {number} is not in 0..255")
+    base = machine_base(network, host, PEER_MACHINE)
+    return str(IPv6Network((base | number << 8, 120)))
+
+
+def peer_address(network: int, host: int, number: int) -> str:
+    """The one address that a user's peer has of its /120, canonical text."""
+    return str(
+        IPv6Address(int(IPv6Network(peer_prefix(network, host, number)).network_address) | 2)
+    )

@@ -50,7 +50,7 @@ def test_add_gives_addresses_number_and_defaults(store: SqliteStore) -> None:
         mac=MAC,
         private_ip="172.16.0.2",
         services_ip="172.16.0.3",
-        number=1,
+        number=16,
     )
     assert len(machine.id) == 14
     assert machines.get(store, machine.id) == machine
@@ -250,14 +250,14 @@ def test_what_the_machine_sees(store: SqliteStore) -> None:
         "FLY_APP_NAME": "db",
         "FLY_MACHINE_ID": MISSING,
         "FLY_REGION": "ams",
-        "FLY_PRIVATE_IP": "fdaa:0:2:8000:1:0:1:2",
+        "FLY_PRIVATE_IP": "fdaa:0:2:8000:1:0:10:2",
         "FLY_PROCESS_GROUP": "web",
         "PRIMARY_REGION": "",
     }
     hosts = machines.hosts_file(store, config(), machine.id).splitlines()
     by_name = {name: line.split()[0] for line in hosts for name in line.split()[1:]}
     assert hosts[0].split() == ["127.0.0.1", "localhost"]
-    assert by_name["fly-local-6pn"] == "fdaa:0:2:8000:1:0:1:2"
+    assert by_name["fly-local-6pn"] == "fdaa:0:2:8000:1:0:10:2"
     assert by_name["fly-global-services"] == machine.services_ip
     assert by_name[MISSING] == machine.private_ip
     assert machines.resolv_conf(store, config(), machine.id) == "nameserver fdaa::3\n"

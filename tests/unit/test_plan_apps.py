@@ -179,9 +179,7 @@ def test_reply_of_one_group_is_unique_although_another_has_several_ways() -> Non
         machine(2, group="b"),
     )
     assert replies(here) == [ReplyRow(ONE.id, 6, 8080, VIP, 80, f"web/tcp/80@{VIP}", True)]
-    assert replies(here, TWO.id) == [
-        ReplyRow(TWO.id, 6, 8080, VIP, 81, f"web/tcp/81@{VIP}", False)
-    ]
+    assert replies(here, TWO.id) == [ReplyRow(TWO.id, 6, 8080, VIP, 81, f"web/tcp/81@{VIP}", False)]
 
 
 @pytest.mark.parametrize(
