@@ -41,9 +41,14 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Put:
+    """``ttl``: seconds after which the record disappears unless it is put again;
+    for records that say that their writer is alive. Stores of one host, which
+    nobody else watches, ignore it."""
+
     kind: str
     id: str
     body: Json
+    ttl: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
