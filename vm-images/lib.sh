@@ -17,13 +17,44 @@ lock() {
     flock 9
 }
 
+# apt's options for the suite in question: empty for the machine's own sources.
+apt=()
+
+# use_suite SUITE: one that the machine's sources do not have is looked up in
+# lists of our own, at the same mirror; the machine's apt is left as it is.
+use_suite() {
+    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg own=$cache/apt
+    apt=()
+    [ -n "$1" ] || return 0
+    if apt-cache policy | grep -q "/debian $1/main"; then return 0; fi
+    mirror=$(apt-cache policy base-files | sed -n 's|.* \(https*://[^ ]*/debian\) .*|\1|p' | head -n 1)
+    [ -n "$mirror" ] || mirror=http://deb.debian.org/debian
+    mkdir -p "$own/lists/partial" "$own/archives/partial"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$1" >"$own/$1.list"
+    apt=(-o "Dir::Etc::sourcelist=$own/$1.list" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::lists=$own/lists" -o "Dir::Cache=$own" -o APT::Sandbox::User=root)
+}
+
 # version_of PACKAGE SUITE: of the newest in the suite, or of apt's own choice.
 version_of() {
     if [ -n "$2" ]; then
-        apt-cache madison "$1" | awk -F' *[|] *' -v suite=" $2/" 'index($3, suite) { print $2; exit }'
+        apt-cache "${apt[@]}" madison "$1" |
+            awk -F' *[|] *' -v suite=" $2/" 'index($3, suite) { print $2; exit }'
     else
         apt-cache policy "$1" | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'
     fi
+}
+
+# find_version PACKAGE SUITE: the same; apt's lists are fetched if they say
+# nothing. Empty where the suite cannot be reached or has no such package.
+find_version() {
+    local version
+    use_suite "$2"
+    version=$(version_of "$@")
+    if [ -z "$version" ] && apt-get "${apt[@]}" -qq update >/dev/null 2>&1; then
+        version=$(version_of "$@")
+    fi
+    printf '%s\n' "$version"
 }
 
 # kernel PACKAGE [SUITE]: sets kernel to the folder with its vmlinuz, release
@@ -32,13 +63,13 @@ kernel() {
     local package=$1 suite=${2:-} version image stamp
     stamp=$cache/kernels/$package${suite:+@$suite}
     mkdir -p "$cache/kernels"
+    use_suite "$suite"
     version=$(version_of "$package" "$suite")
     if [ -z "$version" ] && [ ! -e "$stamp" ]; then
-        run_quietly "apt-get update" apt-get -qq update
-        version=$(version_of "$package" "$suite")
+        version=$(find_version "$package" "$suite")
     fi
     if [ -n "$version" ]; then
-        image=$(apt-cache show "$package=$version" |
+        image=$(apt-cache "${apt[@]}" show "$package=$version" |
             sed -n 's/^Depends: .*\(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
         image=${image:-$package}
         kernel=$cache/kernels/${image}_$version
@@ -87,9 +118,9 @@ depmod_base() {
 # lists were fetched.
 download() (
     cd "$2"
-    get=(apt-get -qq -o APT::Sandbox::User=root download "$1")
+    get=(apt-get "${apt[@]}" -qq -o APT::Sandbox::User=root download "$1")
     "${get[@]}" >/dev/null 2>&1 && return
-    run_quietly "apt-get update" apt-get -qq update
+    run_quietly "apt-get update" apt-get "${apt[@]}" -qq update
     run_quietly "apt-get download" "${get[@]}"
 )
 

@@ -17,7 +17,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write = terminalreporter.write_line
     write(f"kernels in guests: {', '.join(kernel.name for kernel in kernels.available())}")
     for kernel in kernels.left_out():
-        write(f"kernel {kernel.name}: left out, no package source has {kernel.suite}")
+        write(f"kernel {kernel.name}: left out, {kernel.suite} cannot be reached")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,18 +6,22 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``package`` in ``suite`` (empty: wherever apt finds it). ``optional``: it
-    is left out where the machine's package sources do not have that suite."""
+    """``package`` in ``suite`` (empty: wherever apt finds it; a suite that is not
+    among the machine's sources is read from the same mirror). ``optional``: it is
+    left out where that cannot be reached."""
 
     name: str
     package: str
     suite: str = ""
     optional: bool = False
 
+
+VERSION = Path(__file__).resolve().parents[2] / "vm-images" / "kernel-version"
 
 KERNELS = (
     Kernel("debian-12", "linux-image-amd64"),
@@ -38,7 +42,8 @@ def left_out() -> tuple[Kernel, ...]:
 
 @cache
 def _offered(kernel: Kernel) -> bool:
-    listed = subprocess.run(
-        ["apt-cache", "madison", kernel.package], capture_output=True, text=True, check=False
+    """Asks the package archive, the first time on a machine."""
+    found = subprocess.run(
+        [VERSION, kernel.package, kernel.suite], capture_output=True, text=True, check=False
     )
-    return f" {kernel.suite}/" in listed.stdout
+    return bool(found.stdout.strip())
