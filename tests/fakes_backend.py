@@ -14,6 +14,7 @@ from flyebpf.api.backend import (
     Delivery,
     DropCounter,
     Fill,
+    PeerStatus,
     PoolUse,
     Problem,
     ServiceCounters,
@@ -48,6 +49,7 @@ class FakeBackend:
     lag: int = 0
     service_counters: list[ServiceCounters] = field(default_factory=list)
     drop_counters: list[DropCounter] = field(default_factory=list)
+    peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
     crash: Exception | None = None
 
@@ -87,6 +89,9 @@ class FakeBackend:
 
     def drops(self) -> Sequence[DropCounter]:
         return self.drop_counters
+
+    def peers(self) -> Mapping[str, PeerStatus]:
+        return self.peer_status
 
     def counts(self) -> Mapping[str, int]:
         return {"passed": 12, "flow_new": 3}

@@ -136,6 +136,21 @@ class DropCounter:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """What the kernel (or ``wireguard-go``) knows of a user's WireGuard peer.
+
+    ``endpoint``: ``address:port`` of its last packet, ``""`` for none.
+    ``handshake``: of the last one, RFC 3339 in UTC, ``""`` for never. Bytes are
+    of WireGuard's packets.
+    """
+
+    endpoint: str = ""
+    handshake: str = ""
+    received: int = 0
+    sent: int = 0
+
+
 class Backend(Protocol):
     """The daemon, as the API sees it. Methods raise FlyebpfError."""
 
@@ -162,6 +177,9 @@ class Backend(Protocol):
 
     def drops(self) -> Sequence[DropCounter]:
         """Every reason that has dropped a packet."""
+
+    def peers(self) -> Mapping[str, PeerStatus]:
+        """Users' WireGuard peers of this host that are set up, by public key."""
 
     def counts(self) -> Mapping[str, int]:
         """The other counts (:class:`flyebpf.model.reasons.Count`), by name."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from flyebpf.api.backend import (
     DaemonStatus,
     DropCounter,
+    PeerStatus,
     Problem,
     ServiceCounters,
     Severity,
@@ -60,6 +61,7 @@ class DaemonBackend:
         self._started = time.monotonic()
         self._status: DaemonStatus | None = None
         self.extra_problems: Callable[[], list[Problem]] = list
+        self.read_peers: Callable[[], Mapping[str, PeerStatus]] = dict
 
     @property
     def store(self) -> Store:
@@ -161,6 +163,10 @@ class DaemonBackend:
             DropCounter(reason, packets, size)
             for reason, (packets, size) in self._counters.drops().items()
         ]
+
+    def peers(self) -> Mapping[str, PeerStatus]:
+        """Empty where this host has no device for users' peers."""
+        return self.read_peers()
 
     def counts(self) -> Mapping[str, int]:
         values = self._counters.counts()

@@ -286,6 +286,10 @@ class Released:
         return f"{self.pool}/{self.number}"
 
 
+PEERS_KEY = "peers"
+PEERS_PORT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """A host. ``number`` is 32 bits with the top bit set.
@@ -293,8 +297,10 @@ class Host:
     ``underlay``: "none", "wireguard" or "plain". ``endpoint``: the address at
     which other hosts reach it, without a port; "" when it has no mesh. ``port``:
     of the even generations of keys; odd ones use the next port. ``keys``: the
-    generation of a key (decimal) to its public half, base64. ``drained``: its
-    machines get no new flows and are left out of answers.
+    generation of a key (decimal) to its public half, base64; under
+    ``PEERS_KEY`` that of the device for users' peers, which listens on ``port``
+    plus ``PEERS_PORT`` and whose key is never rotated, as it is in users' files.
+    ``drained``: its machines get no new flows and are left out of answers.
     """
 
     kind: ClassVar[str] = "host"
