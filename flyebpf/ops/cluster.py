@@ -23,27 +23,36 @@ def ensure(store: Store, config: DaemonConfig) -> tuple[Cluster, Host]:
     written when they are right.
 
     Raises ConflictError when the host's private block overlaps another host's,
-    or leaves out addresses that machines of this host have.
+    or leaves out addresses that machines of this host have, or when its endpoint
+    is another host's.
     """
     wanted = Host(
         names.host_name(config.host), 0, names.region(config.region), config.private.block
     )
 
-    def action(tx: Tx) -> tuple[Cluster, Host]:
-        cluster = tx.get(Cluster, _IDENT) or Cluster(seed=secrets.randbits(64))
-        have = tx.get(Host, wanted.name)
-        if have is None:
-            number, cluster = _next_host(cluster)
-            host = replace(wanted, number=number)
-        else:
-            host = replace(wanted, number=have.number)
-        if host != have:
-            _check_block(tx.store, host)
-            tx.put(host)
-            tx.put(cluster)  # also unchanged: two hosts must not change blocks at once
-        return cluster, host
+    return transact(store, lambda tx: register(tx, wanted))
 
-    return transact(store, action)
+
+def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
+    """Create or update a host's record in this transaction; see :func:`ensure`.
+
+    ``wanted.number`` is not used: a new host gets a number that no host has ever
+    had, one that is there keeps its own, and what operators said of it.
+    """
+    cluster = tx.get(Cluster, _IDENT) or Cluster(seed=secrets.randbits(64))
+    have = tx.get(Host, wanted.name)
+    if have is None:
+        number, cluster = _next_host(cluster)
+        host = replace(wanted, number=number)
+    else:
+        keys = wanted.keys or have.keys
+        host = replace(wanted, number=have.number, keys=keys, drained=have.drained)
+    if host != have:
+        _check_block(tx.store, host)
+        _check_endpoint(tx.store, host)
+        tx.put(host)
+        tx.put(cluster)  # also unchanged: two hosts must not change blocks at once
+    return cluster, host
 
 
 def require_cluster(tx: Tx) -> Cluster:
@@ -92,3 +101,14 @@ def _check_block(store: Store, host: Host) -> None:
                     f"{address} of machine {machine.id}",
                     "set private.block back, or remove the machine first",
                 )
+
+
+def _check_endpoint(store: Store, host: Host) -> None:
+    for other in every(store, Host):
+        if host.endpoint and other.name != host.name and host.endpoint == other.endpoint:
+            raise ConflictError(
+                f"mesh.endpoint {host.endpoint} of host {host.name!r} is that of host "
+                f"{other.name!r}",
+                "give each host its own address in its configuration, "
+                f"or remove the other one: `flyebpf hosts remove {other.name}`",
+            )

@@ -11,7 +11,7 @@ from flyebpf.errors import ConflictError, UnavailableError
 from flyebpf.model.records import App, Host
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, orgs
-from flyebpf.ops.transact import every, find
+from flyebpf.ops.transact import every, find, transact
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -76,3 +76,22 @@ def test_machines_need_their_host(store: SqliteStore) -> None:
     with pytest.raises(UnavailableError, match="host 'h9' is not registered"):
         machines.add(store, config(host="h9"), "web", interface="tap0", mac="02:00:00:00:00:01")
     assert find(store, App, "web").org == "acme"
+
+
+def mesh(number: int, endpoint: str) -> Host:
+    return Host(f"h{number}", 0, "ams", f"172.16.{16 * number}.0/20", "wireguard", endpoint, 51820)
+
+
+def test_two_hosts_never_have_one_endpoint(store: SqliteStore) -> None:
+    transact(store, lambda tx: cluster.register(tx, mesh(2, "192.0.2.2")))
+    before = store.revision()
+    with pytest.raises(ConflictError, match=r"mesh.endpoint 192\.0\.2\.2 of host 'h3' is that of"):
+        transact(store, lambda tx: cluster.register(tx, mesh(3, "192.0.2.2")))
+    assert store.revision() == before
+    transact(store, lambda tx: cluster.register(tx, mesh(3, "192.0.2.3")))
+
+
+def test_what_operators_said_of_a_host_survives_its_restart(store: SqliteStore) -> None:
+    kept = replace(find(store, Host, "h1"), drained=True, keys={"0": "k"})
+    transact(store, lambda tx: tx.put(kept))
+    assert cluster.ensure(store, config())[1] == kept
