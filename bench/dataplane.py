@@ -15,6 +15,7 @@ from bench import rig
 from flyebpf.bpf import layout
 from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.program import Program
+from flyebpf.drivers.map_vm_slots import VmSlots
 
 FLOWS = 2_097_152  # entries: four for each of 524,288 flows
 VIP = "203.0.113.10"
@@ -63,6 +64,7 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
         alias_prefix=prefix("100.64.0.0"),
         uplink_count=1,
         flow_buckets=buckets,
+        vm_buckets=maps["vm_slots"].shape.max_entries,
         seed=0x1234567890ABCDEF,
     )
     settings.pool[0] = layout.Pool(prefix("203.0.113.0"), 0xFFFFFF00, 0, 0)
@@ -80,7 +82,7 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
     )
     slot.mac[:] = bytes.fromhex(MAC.replace(":", ""))
     put(maps["slots"], 3, slot)
-    maps["vm_slots"].update((1).to_bytes(4, "little"), (3).to_bytes(4, "little"))
+    VmSlots(maps["vm_slots"], settings.vm_buckets).write([(1, 3)])
     for ident, port, internal, proto in ((1, 80, 8080, 6), (2, 53, 5353, 17)):
         service = layout.Service(id=ident, table=1, internal_port=internal)
         maps["services"].update(bytes(layout.ServiceKey(10, port, proto, 0)), bytes(service))

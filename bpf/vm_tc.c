@@ -125,11 +125,12 @@ int vm_tc(struct __sk_buff *skb)
 {
 	struct vm vm = { .skb = skb };
 	__u32 ifindex = skb->ifindex;
-	__u32 *index = map_lookup(vm_slots, &ifindex);
+	__u32 *index;
 
 	vm.settings = get_settings();
+	index = vm.settings ? vm_slot_of(vm.settings, ifindex) : 0;
 	vm.slot = index ? get_slot(*index) : 0;
-	if (!vm.settings || !vm.slot || vm.slot->ifindex != ifindex)
+	if (!vm.slot || vm.slot->ifindex != ifindex)
 		return vm_drop(&vm, DROP_UNKNOWN_VM);
 	vm.slot_index = *index;
 	if (bpf_skb_load_bytes(skb, 0, &vm.h.eth, sizeof(vm.h.eth)))

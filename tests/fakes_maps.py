@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ctypes as ct
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from flyebpf.bpf.maps import MapSpec, MapType, map_specs
 from flyebpf.config import DataplaneConfig
+from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.errors import KernelError
 
 CPUS = 2
@@ -68,6 +69,13 @@ class FakeMap:
     def filled(self) -> Iterator[tuple[bytes, bytes]]:
         nothing = bytes(self.value_size)
         yield from [(key, value) for key, value in self.items() if value != nothing]
+
+
+def slots_by_ifindex(maps: Mapping[str, FakeMap]) -> dict[int, int]:
+    """What ``vm_slots`` holds."""
+    table = maps["vm_slots"]
+    entries = VmSlots(table, table.spec.max_entries).entries()
+    return {ifindex: slot for _, ifindex, slot in entries}
 
 
 def fake_maps(config: DataplaneConfig = SMALL) -> dict[str, FakeMap]:

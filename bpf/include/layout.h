@@ -50,6 +50,8 @@ struct settings {
 	__u32 mesh_mtu;	  /* longest IPv6 packet that the mesh takes; 0: no mesh */
 	__u32 mesh_flags; /* MESH_* */
 	__u32 peers;	  /* ifindex of the users' WireGuard device, or 0 */
+	__u32 vm_buckets; /* of `vm_slots`, a power of two */
+	__u32 pad;
 };
 
 #define MESH_RETURN_EDGE 1 /* replies to clients leave where they came in */
@@ -145,6 +147,19 @@ struct slot {
 	__u32 host;
 	__u32 machine;
 	__u32 pad[3];
+};
+
+/* vm_slots: the slot behind a VM's interface, in the bucket that the low bits of
+ * its ifindex name. An array, because every packet of a VM asks. ifindex 0: the
+ * way is free. A way is written whole; whoever reads it compares the ifindex with
+ * the slot's. */
+#define VM_SLOT_WAYS 4
+struct vm_slot {
+	__u32 ifindex;
+	__u32 slot;
+};
+struct vm_slot_bucket {
+	struct vm_slot way[VM_SLOT_WAYS];
 };
 
 /* Key of `replies`: where a machine's replies come from. */

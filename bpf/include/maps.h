@@ -27,4 +27,18 @@ inline struct slot *get_slot(__u32 index)
 	return map_lookup(slots, &index);
 }
 
+/* The slot behind a VM's interface, or 0. */
+inline __u32 *vm_slot_of(const struct settings *s, __u32 ifindex)
+{
+	__u32 index = ifindex & (s->vm_buckets - 1), i;
+	struct vm_slot_bucket *bucket = map_lookup(vm_slots, &index);
+
+	if (!bucket || !ifindex)
+		return 0;
+	for (i = 0; i < VM_SLOT_WAYS; i++)
+		if (bucket->way[i].ifindex == ifindex)
+			return &bucket->way[i].slot;
+	return 0;
+}
+
 #endif

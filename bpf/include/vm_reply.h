@@ -160,7 +160,7 @@ inline __u32 reply_client(struct vm *vm, __be32 vip, __u32 *ifindex, __be32 *dad
 	if (!*local)
 		return reply_route(vm, vip, *daddr, ifindex);
 	*daddr = from_alias(vm->settings, *daddr);
-	index = map_lookup(vm_slots, ifindex);
+	index = vm_slot_of(vm->settings, *ifindex);
 	client = index ? get_slot(*index) : 0;
 	if (!client || client->private_ip != *daddr || !(client->flags & SLOT_LIVE))
 		return DROP_REPLY_CLIENT_GONE;

@@ -35,6 +35,8 @@ FLOW_CLOSING = 4
 FLOW_OWN = 8
 FLOW_WAYS = 4
 
+VM_SLOT_WAYS = 4
+
 POLICY_ALLOW = 0
 
 U8 = ct.c_uint8
@@ -65,6 +67,8 @@ class Settings(ct.Structure):
         ("mesh_mtu", U32),
         ("mesh_flags", U32),
         ("peers", U32),
+        ("vm_buckets", U32),
+        ("pad", U32),
     )
 
 
@@ -131,6 +135,14 @@ class Slot(ct.Structure):
         ("machine", U32),
         ("pad", U32 * 3),
     )
+
+
+class VmSlot(ct.Structure):
+    _fields_ = (("ifindex", U32), ("slot", U32))
+
+
+class VmSlotBucket(ct.Structure):
+    _fields_ = (("way", VmSlot * VM_SLOT_WAYS),)
 
 
 class ReplyKey(ct.Structure):

@@ -130,7 +130,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("tables", array, u32, layout.Table, services),
         MapSpec("maglev", array, u32, u32, config.maglev_entries),
         MapSpec("slots", array, u32, layout.Slot, machines),
-        MapSpec("vm_slots", hash_, u32, u32, machines),
+        MapSpec("vm_slots", array, u32, layout.VmSlotBucket, vm_buckets(config)),
         MapSpec("sixpn", hash_, layout.SixpnKey, u32, machines),
         MapSpec("hosts", hash_, u32, layout.Host, config.hosts),
         MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1),
@@ -147,5 +147,16 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
 
 def flow_buckets(config: DataplaneConfig) -> int:
     """Buckets of a flow table: ``config.flows`` entries, a power of two."""
-    wanted = max(config.flows // layout.FLOW_WAYS, 1)
-    return 1 << (wanted - 1).bit_length()
+    return power_of_two(config.flows // layout.FLOW_WAYS)
+
+
+def vm_buckets(config: DataplaneConfig) -> int:
+    """Buckets of ``vm_slots``: as many as machines, with VM_SLOT_WAYS each. The
+    kernel counts interfaces up, so buckets fill evenly also where each VM takes
+    up to that many numbers (a veth pair: two)."""
+    return power_of_two(config.machines)
+
+
+def power_of_two(wanted: int) -> int:
+    """The first one that is not smaller."""
+    return 1 << (max(wanted, 1) - 1).bit_length()

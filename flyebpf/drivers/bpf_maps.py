@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from flyebpf.bpf.maps import flow_buckets
+from flyebpf.bpf.maps import flow_buckets, vm_buckets
 from flyebpf.config import DataplaneConfig
 from flyebpf.drivers.link import LinkOf
 from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
@@ -23,6 +23,7 @@ from flyebpf.drivers.map_service_ids import ServiceIds
 from flyebpf.drivers.map_services import ServicePart
 from flyebpf.drivers.map_slots import SlotPart
 from flyebpf.drivers.map_tables import BuildTable, TablePart
+from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.drivers.mapio import MapLike, Part
 from flyebpf.model.rows import (
     PolicyRow,
@@ -72,7 +73,9 @@ class MapsDriver:
             "service_states": config.services,
         }
         self._pools = Pools(config.pool_addresses)
-        self._slots = SlotPart(maps["slots"], maps["vm_slots"], config.machines, link_of)
+        self._slots = SlotPart(
+            maps["slots"], VmSlots(maps["vm_slots"], vm_buckets(config)), config.machines, link_of
+        )
         self._tables = TablePart(
             maps["tables"],
             maps["maglev"],
@@ -91,7 +94,11 @@ class MapsDriver:
         )
         self._vips = VipPart(maps["vips"], self._pools)
         self._settings = SettingsPart(
-            maps["settings"], self._pools, link_of, flow_buckets(config), self._purge
+            maps["settings"],
+            self._pools,
+            link_of,
+            {"flow_buckets": flow_buckets(config), "vm_buckets": vm_buckets(config)},
+            self._purge,
         )
         self._parts = self._all_parts()
         self._open = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import socket
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from flyebpf.bpf.layout import MAX_POOLS, VIP_ALLOCATED, VIP_RANGES, Pool, Settings, Vip
@@ -118,14 +118,15 @@ class SettingsPart:
         table: MapLike,
         pools: Pools,
         link_of: LinkOf,
-        flow_buckets: int,
+        sizes: Mapping[str, int],
         purge: Callable[[range], None],
     ) -> None:
-        """``purge`` removes all entries for a range of indexes of ``vips``."""
+        """``sizes``: fields of ``struct settings`` that say how large maps are.
+        ``purge`` removes all entries for a range of indexes of ``vips``."""
         self._table = table
         self._pools = pools
         self._link_of = link_of
-        self._flow_buckets = flow_buckets
+        self._map_sizes = sizes
         self._purge = purge
 
     def load(self) -> None:
@@ -185,8 +186,8 @@ class SettingsPart:
             private_mask=int(private.netmask),
             alias_prefix=int(alias.network_address),
             uplink_count=len(uplinks),
-            flow_buckets=self._flow_buckets,
             seed=row.seed & 0xFFFFFFFFFFFFFFFF,
+            **self._map_sizes,
         )
         for i, (prefix, mask, base) in enumerate(places):
             settings.pool[i] = Pool(prefix=prefix, mask=mask, vip_base=base)

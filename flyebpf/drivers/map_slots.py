@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 
 from flyebpf.bpf.layout import SLOT_LIVE, SLOT_VIA_TC
 from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.map_vm_slots import NOWHERE, Place, VmSlots
 from flyebpf.drivers.mapio import MapLike, Pair, UnappliedError, explain, full, u32, write_all
 from flyebpf.model.rows import Row, SlotRow
 from flyebpf.reconcile.base import Failure
@@ -21,8 +22,8 @@ from flyebpf.reconcile.base import Failure
 # struct slot: generation, flags, ifindex, addresses, MACs, machine_id, 6PN fields, pad.
 SLOT = struct.Struct("=III4s4s6s6sQIII12x")
 EMPTY = bytes(SLOT.size)
-STRAY = "ifindex#"
-"""How an entry of ``vm_slots`` is named that fits no slot."""
+STRAY = "vm_slots#"
+"""How an entry of ``vm_slots`` is named that fits no slot: by its place."""
 
 
 def generation_of(value: bytes) -> int:
@@ -43,7 +44,7 @@ class SlotPart:
 
     kind: type[Row] = SlotRow
 
-    def __init__(self, slots: MapLike, vm_slots: MapLike, capacity: int, link_of: LinkOf) -> None:
+    def __init__(self, slots: MapLike, vm_slots: VmSlots, capacity: int, link_of: LinkOf) -> None:
         self._slots = slots
         self._vm_slots = vm_slots
         self._capacity = capacity
@@ -72,10 +73,12 @@ class SlotPart:
 
     def read(self) -> dict[Hashable, object]:
         """Also takes over who has which slot."""
-        by_ifindex = {
-            int.from_bytes(key, "little"): int.from_bytes(value, "little")
-            for key, value in self._vm_slots.items()
-        }
+        strays: dict[Place, int] = {}
+        by_ifindex: dict[int, tuple[Place, int]] = {}
+        for place, ifindex, slot in self._vm_slots.entries():
+            strays[place] = slot
+            if self._vm_slots.is_found(place, ifindex):
+                by_ifindex[ifindex] = place, slot
         found: dict[Hashable, object] = {}
         self._of, self._absent, free = {}, set(), []
         for raw, value in self._slots.filled():
@@ -88,11 +91,14 @@ class SlotPart:
                 self._of[name] = index
                 if not has_interface(value[4:]):
                     self._absent.add(name)
-                found[name] = (value[4:], by_ifindex.pop(ifindex, None) == index)
+                place, slot = by_ifindex.get(ifindex, (NOWHERE, -1))
+                if slot == index:
+                    del strays[place]
+                found[name] = (value[4:], slot == index)
             self._next = max(self._next, index + 1)
         order = {index: place for place, index in enumerate(self._free)}
         self._free = deque(sorted(free, key=lambda index: order.get(index, -1)))
-        found.update((f"{STRAY}{ifindex}", slot) for ifindex, slot in by_ifindex.items())
+        found.update((stray_name(place), slot) for place, slot in strays.items())
         return found
 
     def fingerprint(self, row: Row) -> object:
@@ -144,15 +150,15 @@ class SlotPart:
         write_all(self._slots, veiled)
         refused = write_all(self._slots, [(key, value) for key, (_, value) in final.items()])
         pairs = [
-            (value[8:12], key)
+            (ifindex_of(value), int.from_bytes(key, "little"))
             for key, (_, value) in final.items()
             if key not in refused and has_interface(value[4:])
         ]
-        names = {value[8:12]: row.key for row, value in final.values()}
+        names = {ifindex_of(value): row.key for row, value in final.values()}
         for key, error in refused.items():
             failures.append(explain("slots", error).failure(SlotRow, final[key][0].key))
-        for key, error in write_all(self._vm_slots, pairs).items():
-            failures.append(explain("vm_slots", error).failure(SlotRow, names[key]))
+        for ifindex, refusal in self._vm_slots.write(pairs).items():
+            failures.append(refusal.failure(SlotRow, names[ifindex]))
         return failures
 
     def _plan(self, row: SlotRow) -> tuple[int, bytes | None, bytes]:
@@ -187,16 +193,15 @@ class SlotPart:
 
     def _unlink(self, old: bytes, keep: bytes) -> None:
         """The interface of a slot's old contents is no longer its own."""
-        ifindex = old[8:12]
-        if ifindex not in (bytes(4), keep):
-            self._vm_slots.delete(ifindex)
+        if old[8:12] not in (bytes(4), keep):
+            self._vm_slots.delete(ifindex_of(old))
 
     def _drop(self, machines: Sequence[Hashable]) -> None:
         """First what its interface sends is refused, then nothing is delivered."""
         for machine in machines:
             name = str(machine)
             if name.startswith(STRAY):
-                self._drop_stray(u32(int(name.removeprefix(STRAY))))
+                self._drop_stray(stray_place(name))
                 continue
             index = self._of.get(name)
             if index is None:
@@ -208,17 +213,33 @@ class SlotPart:
             self._absent.discard(name)
             self._free.append(index)
 
-    def _drop_stray(self, ifindex: bytes) -> None:
+    def _drop_stray(self, place: Place) -> None:
         """Unless it has come to fit a slot since it was read."""
-        slot = self._vm_slots.lookup(ifindex)
-        value = self._slots.lookup(slot) if slot else None
-        if value is None or value[8:12] != ifindex:
-            self._vm_slots.delete(ifindex)
+        ifindex, slot = self._vm_slots.at(place)
+        value = self._slots.lookup(u32(slot))
+        fits = value is not None and ifindex_of(value) == ifindex
+        if not fits or not self._vm_slots.is_found(place, ifindex):
+            self._vm_slots.clear(place)
 
 
 def has_interface(content: bytes) -> bool:
     """Of a slot's contents after the generation."""
     return content[4:8] != bytes(4)
+
+
+def ifindex_of(value: bytes) -> int:
+    """Of a whole slot."""
+    return int.from_bytes(value[8:12], "little")
+
+
+def stray_name(place: Place) -> str:
+    bucket, way = place
+    return f"{STRAY}{bucket}/{way}"
+
+
+def stray_place(name: str) -> Place:
+    bucket, way = name.removeprefix(STRAY).split("/")
+    return int(bucket), int(way)
 
 
 def machine_name(number: int) -> str:

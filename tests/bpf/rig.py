@@ -16,8 +16,10 @@ from scapy.packet import Packet
 from flyebpf.bpf import layout
 from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.loader import Generation
+from flyebpf.bpf.maps import MapType
 from flyebpf.bpf.program import TestRun
 from flyebpf.bpf.syscalls import possible_cpus
+from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX, Count, DropReason
 from tests import packets
 from tests.bpf.namespace import Namespace
@@ -130,15 +132,7 @@ class Rig:
         self.policy("127.0.0.0/8", DropReason.VM_TO_HOST)
 
     def _clear(self, opened: Map) -> None:
-        if opened.name in (
-            "services",
-            "service_ranges",
-            "vm_slots",
-            "replies",
-            "fragments",
-            "egress_policy",
-            "ids",
-        ):
+        if opened.shape.type not in (MapType.ARRAY, MapType.PERCPU_ARRAY):
             for key in list(opened.keys()):
                 opened.delete(key)
             return
@@ -165,6 +159,7 @@ class Rig:
             uplink_count=2,
             flow_buckets=BUCKETS,
             seed=SEED,
+            vm_buckets=self.maps["vm_slots"].shape.max_entries,
         )
         for i, (net, base) in enumerate(self._pools):
             settings.pool[i] = layout.Pool(int(net.network_address), int(net.netmask), base)
@@ -196,7 +191,11 @@ class Rig:
         slot.mac[:] = mac_bytes(packets.vm_mac(number))
         slot.host_mac[:] = mac_bytes(packets.gateway_mac(number))
         self.maps["slots"].update(u32(number), bytes(slot))
-        self.maps["vm_slots"].update(u32(slot.ifindex), u32(number))
+        self.vm_slot(slot.ifindex, number)
+
+    def vm_slot(self, ifindex: int, slot: int) -> None:
+        """What ``vm_slots`` says of an interface."""
+        VmSlots(self.maps["vm_slots"], self.settings.vm_buckets).write([(ifindex, slot)])
 
     def table(self, slots: Sequence[int], index: int | None = None) -> int:
         """A Maglev table with these entries, in a new run of ``maglev``."""

@@ -67,7 +67,7 @@ MOVED = [
         "slot.flags",
     ),
     row("a field grows", "	__u32 vip_base;", "	__u64 vip_base;", "pool"),
-    row("a field is added at the end", "	__u64 pad[3];", "	__u64 pad[4];", "size of slot"),
+    row("a field is added at the end", "	__u32 pad[3];", "	__u32 pad[5];", "size of slot"),
     row(
         "a field is renamed",
         "	__be16 internal_port;\n	__u32 slot;",

@@ -107,16 +107,12 @@ def test_interface_of_no_machine(rig: Rig) -> None:
 
 def test_interface_that_its_slot_does_not_know(rig: Rig) -> None:
     """An entry of vm_slots that is out of date gives nobody an identity."""
-    rig.maps["vm_slots"].update(
-        rig.ifindex["lan0"].to_bytes(4, "little"), (1).to_bytes(4, "little")
-    )
+    rig.vm_slot(rig.ifindex["lan0"], 1)
     assert rig.tc(OWN, "lan0") == shot(OWN, R.UNKNOWN_VM)
 
 
 def test_slot_beyond_the_map(rig: Rig) -> None:
-    rig.maps["vm_slots"].update(
-        rig.ifindex["lan0"].to_bytes(4, "little"), (9999).to_bytes(4, "little")
-    )
+    rig.vm_slot(rig.ifindex["lan0"], 9999)
     assert rig.tc(OWN, "lan0") == shot(OWN, R.UNKNOWN_VM)
 
 

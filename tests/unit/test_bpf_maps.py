@@ -30,7 +30,7 @@ from flyebpf.model.rows import (
     VipRow,
 )
 from flyebpf.reconcile.base import Failure
-from tests.fakes_maps import SMALL, FakeMap, fake_maps
+from tests.fakes_maps import SMALL, FakeMap, fake_maps, slots_by_ifindex
 
 M1, M2, M3 = "11111111111111", "22222222222222", "33333333333333"
 POOL = "203.0.113.0/24"
@@ -98,6 +98,13 @@ class Rig:
             ]
             assert actual == {}, f"unexpected {kind.__name__}"
         return bad
+
+    def watch(self, order: list[str], *names: str) -> None:
+        """Note in ``order`` which of these maps is written to."""
+        for name in names:
+            table = self.maps[name]
+            original = table.update
+            table.update = lambda k, v, n=name, f=original: (order.append(n), f(k, v))[1]  # type: ignore[misc,method-assign,assignment]
 
     def slot(self, index: int) -> layout.Slot:
         return layout.Slot.from_buffer_copy(
@@ -169,10 +176,7 @@ def test_entries_of_a_small_world(rig: Rig) -> None:
     assert bytes(one.host_mac) == LINKS["tap1"].mac
     assert one.machine_id == int(M1, 16)
     assert one.private_ip.to_bytes(4, "big") == socket.inet_aton("172.16.0.2")
-    assert rig.maps["vm_slots"].data == {
-        b"\x0b\0\0\0": bytes(4),
-        b"\x0c\0\0\0": b"\1\0\0\0",
-    }
+    assert slots_by_ifindex(rig.maps) == {11: 0, 12: 1}
     assert rig.table(0) == [0, 1, 0, 1, 0, 1, 0]
     entry = rig.service(5, 80)
     assert entry is not None
@@ -216,7 +220,8 @@ def test_a_new_driver_gives_nobody_elses_index_away(rig: Rig) -> None:
     ("name", "key", "value"),
     [
         ("slots", bytes(4), bytes(ct.sizeof(layout.Slot))),
-        ("vm_slots", b"\x0b\0\0\0", b"\7\0\0\0"),
+        ("vm_slots", b"\x0b\0\0\0", b"\x0b\0\0\0\7\0\0\0" + bytes(24)),
+        ("vm_slots", b"\x0b\0\0\0", bytes(32)),
         ("tables", bytes(4), bytes(8)),
         ("maglev", bytes(4), b"\7\0\0\0"),
         ("vips", b"\5\0\0\0", bytes(8)),
@@ -248,9 +253,10 @@ def test_lost_and_foreign_entries_of_hashes(rig: Rig) -> None:
     key = ("203.0.113.9", 17, 9, 9)
     assert key in rig.driver.read(ServiceRow)
     assert rig.driver.apply(ServiceRow, (), [key]) == []
-    rig.maps["vm_slots"].update(b"\x63\0\0\0", b"\1\0\0\0")
-    assert rig.driver.apply(SlotRow, (), ["ifindex#99"]) == []
-    assert rig.drift(*WORLD) == []
+    rig.maps["vm_slots"].update(b"\3\0\0\0", b"\x63\0\0\0\1\0\0\0" + bytes(24))
+    assert "vm_slots#3/0" in rig.driver.read(SlotRow)
+    assert rig.driver.apply(SlotRow, (), ["vm_slots#3/0", "vm_slots#11/0"]) == []
+    assert rig.drift(*WORLD) == [], "what fits a slot has stayed"
 
 
 def test_unknown_tables_are_named_by_digest_and_deleted(rig: Rig) -> None:
@@ -260,6 +266,16 @@ def test_unknown_tables_are_named_by_digest_and_deleted(rig: Rig) -> None:
     assert after.driver.apply(TableRow, (), [key]) == []
     assert after.driver.read(TableRow) == {}
     assert after.table(0) == []
+
+
+def test_entries_of_interfaces_that_no_program_would_find(rig: Rig) -> None:
+    """In another bucket than their own, and behind one of the same interface."""
+    wrong, again = b"\x0c\0\0\0\1\0\0\0", b"\x0b\0\0\0" + bytes(4)
+    rig.maps["vm_slots"].update(b"\x0b\0\0\0", wrong + again * 3)
+    strays = [key for key in rig.driver.read(SlotRow) if str(key).startswith("vm_slots#")]
+    assert strays == ["vm_slots#11/0", "vm_slots#11/2", "vm_slots#11/3"]
+    assert rig.driver.apply(SlotRow, (), strays) == []
+    assert rig.drift(*WORLD) == []
 
 
 class TestSlots:
@@ -305,11 +321,12 @@ class TestSlots:
         assert "dataplane.machines" in failure.remedy
 
     def test_removal_refuses_the_interface_first(self, rig: Rig) -> None:
+        order: list[str] = []
+        rig.watch(order, "vm_slots", "slots")
         rig.delete(slot(M1, 1))
-        assert b"\x0b\0\0\0" not in rig.maps["vm_slots"].data
+        assert slots_by_ifindex(rig.maps) == {12: 1}
         assert (rig.slot(0).generation, rig.slot(0).machine_id, rig.slot(0).flags) == (2, 0, 0)
-        log = [key for name in ("vm_slots", "slots") for key, _ in rig.maps[name].log[-1:]]
-        assert log == [b"\x0b\0\0\0", bytes(4)]
+        assert order == ["vm_slots", "slots"]
         assert M1 not in rig.driver.read(SlotRow)
 
     def test_an_interface_that_goes_takes_delivery_with_it(self, rig: Rig) -> None:
@@ -322,21 +339,34 @@ class TestSlots:
         rig.links["tap1"] = Link(77, b"\2\0\0\0\0\x77", True)
         assert rig.put(slot(M1, 1)) == []
         assert rig.slot(0).ifindex == 77
-        assert rig.maps["vm_slots"].data[b"\x4d\0\0\0"] == bytes(4)
+        assert slots_by_ifindex(rig.maps) == {77: 0, 12: 1}
 
     def test_a_new_ifindex_frees_the_old_one(self, rig: Rig) -> None:
         rig.links["tap1"] = Link(78, b"\2\0\0\0\0\x77", True)
         assert rig.put(slot(M1, 1)) == []
-        assert set(rig.maps["vm_slots"].data) == {b"\x4e\0\0\0", b"\x0c\0\0\0"}
+        assert set(slots_by_ifindex(rig.maps)) == {78, 12}
+
+    def test_a_crowded_bucket_is_named_and_the_others_stay(self, rig: Rig) -> None:
+        """Interfaces whose indexes differ by a multiple of the buckets."""
+        buckets = rig.maps["vm_slots"].spec.max_entries
+        rig.links |= {f"far{i}": Link(11 + i * buckets, bytes(6), True) for i in range(1, 5)}
+        names = [f"{i + 100:014x}" for i in range(1, 5)]
+        rows = [replace(slot(n, 3), interface=f"far{i + 1}") for i, n in enumerate(names)]
+        (failure,) = rig.put(*rows)
+        assert failure.key == names[3]
+        assert failure.permanent
+        assert f"interface index {11 + 4 * buckets} in the map vm_slots is full" in failure.error
+        assert "Make the interface anew" in failure.remedy
+        assert slots_by_ifindex(rig.maps)[11 + 3 * buckets] == rig.driver._slots.index(names[2])
+        rig.delete(rows[0])
+        assert rig.put(rows[3]) == []
+        assert rig.drift(*WORLD, *rows[1:]) == []
 
 
 class TestTables:
     def test_a_new_table_is_complete_before_it_is_switched_to(self, rig: Rig) -> None:
         order: list[str] = []
-        for name in ("maglev", "tables"):
-            table = rig.maps[name]
-            original = table.update
-            table.update = lambda k, v, n=name, f=original: (order.append(n), f(k, v))[1]  # type: ignore[misc,method-assign,assignment]
+        rig.watch(order, "maglev", "tables")
         rig.put(replace(TABLE, backends=(M1,)))
         assert order == ["maglev", "tables"]
         assert rig.table(0) == [0]
@@ -579,14 +609,14 @@ def test_counters_are_not_looked_up_before_the_maps_are_open(rig: Rig) -> None:
 def test_a_slot_that_could_not_be_cleared_is_cleared_later(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def busy(key: bytes) -> bool:
-        raise KernelError("delete from the map vm_slots")
+    def busy(key: bytes, value: bytes) -> None:
+        raise KernelError("write the map vm_slots")
 
     with monkeypatch.context() as patched:
-        patched.setattr(rig.maps["vm_slots"], "delete", busy)
+        patched.setattr(rig.maps["vm_slots"], "update", busy)
         with pytest.raises(KernelError):
             rig.driver.apply(SlotRow, (), [M1])
     assert rig.slot(0).ifindex == 11, "as it was"
     rig.driver.apply(SlotRow, (), [M1])
     assert rig.slot(0).ifindex == 0
-    assert (11).to_bytes(4, "little") not in rig.maps["vm_slots"].data
+    assert 11 not in slots_by_ifindex(rig.maps)

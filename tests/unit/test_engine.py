@@ -28,7 +28,7 @@ from flyebpf.plan import maglev
 from flyebpf.reconcile.base import Failure
 from flyebpf.store.base import Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
-from tests.fakes_maps import SMALL, FakeMap, fake_maps
+from tests.fakes_maps import SMALL, FakeMap, fake_maps, slots_by_ifindex
 
 CONFIG = DaemonConfig(
     "h1",
@@ -278,8 +278,7 @@ def test_an_interface_name_that_a_new_vm_gets(rig: Rig) -> None:
     rig.engine.links_changed({"tap1"})
     rig.machine("tap1")
     rig.engine.catch_up()
-    indexes = {key for key, slot in rig.maps["vm_slots"].data.items()}
-    assert indexes == {(77).to_bytes(4, "little")}
+    assert set(slots_by_ifindex(rig.maps)) == {77}
     assert rig.engine.reconciler.failures == ()
 
 
