@@ -88,6 +88,12 @@ def host_name(value: str) -> str:
     return _matched("host name", value, _MACHINE_NAME, 63, rule)
 
 
+def peer_name(value: str) -> str:
+    """A user's WireGuard peer; its name is a label of its DNS name."""
+    rule = "lower-case letters, digits and inner dashes, at most 63 characters"
+    return _matched("WireGuard peer name", value, _APP, 63, rule)
+
+
 def group_name(value: str) -> str:
     """A process group."""
     rule = "letters, digits, underscores and inner dashes, at most 63 characters"

@@ -17,9 +17,8 @@ from flyebpf.model.records import (
     Interface,
     Machine,
     MachineState,
-    PrivateAddress,
 )
-from flyebpf.ops import pools
+from flyebpf.ops import private
 from flyebpf.ops.cluster import require_cluster, require_host
 from flyebpf.ops.guest import environment, hosts_file, resolv_conf
 from flyebpf.ops.transact import Tx, every, find, transact
@@ -86,7 +85,7 @@ def add(
     wanted = _Wanted(
         app=names.app_name(app),
         host=config.host,
-        interface=_vm_interface(config, interface),
+        interface=vm_interface(config, interface),
         mac=names.mac_address(mac),
         name=names.machine_name(name),
         group=names.group_name(group),
@@ -163,11 +162,7 @@ def remove(store: Store, id: str) -> Machine:
         interface = tx.get(Interface, f"{machine.host}/{machine.interface}")
         if interface is not None and interface.machine == ident:
             tx.delete(Interface, interface.ident)
-        for address in (machine.private_ip, machine.services_ip):
-            used = tx.get(PrivateAddress, address)
-            if used is not None and used.machine == ident:
-                tx.delete(PrivateAddress, address)
-                pools.give_back(tx, _pool_name(machine.host), address)
+        private.give_back(tx, machine)
         return machine
 
     return transact(store, action)
@@ -187,7 +182,8 @@ def _update(store: Store, id: str, change: Callable[[Machine], Machine]) -> Mach
     return transact(store, action)
 
 
-def _vm_interface(config: DaemonConfig, name: str) -> str:
+def vm_interface(config: DaemonConfig, name: str) -> str:
+    """An interface of this host that can lead to a VM; raises InvalidError."""
     interface = names.interface_name(name)
     if interface == "lo" or interface in config.uplinks:
         what = "the loopback interface" if interface == "lo" else "an uplink of this host"
@@ -237,24 +233,13 @@ def _new_machine(tx: Tx, host: Host, wanted: _Wanted) -> Machine:
         region=wanted.region,
         interface=wanted.interface,
         mac=wanted.mac,
-        private_ip=_private_address(tx, host, ident),
-        services_ip=_private_address(tx, host, ident),
+        private_ip=private.take(tx, host, ident),
+        services_ip=private.take(tx, host, ident),
         number=_next_number(tx),
         name=wanted.name,
         group=wanted.group,
         metadata=wanted.metadata,
     )
-
-
-def _private_address(tx: Tx, host: Host, machine: str) -> str:
-    address = pools.take(tx, _pool_name(host.name), [pools.linked(host.block)], PrivateAddress)
-    if address is None:
-        raise ExhaustedError(
-            f"the private block {host.block} of host {host.name!r} has no free address",
-            "remove machines that are gone, or give the host a larger `private.block`",
-        )
-    tx.put(PrivateAddress(address, machine))
-    return address
 
 
 def _next_number(tx: Tx) -> int:
@@ -265,7 +250,3 @@ def _next_number(tx: Tx) -> int:
         )
     tx.put(replace(cluster, next_machine=cluster.next_machine + 1))
     return cluster.next_machine
-
-
-def _pool_name(host: str) -> str:
-    return f"private/{host}"

@@ -34,12 +34,14 @@ T = TypeVar("T")
 _ATTEMPTS = 200
 _LONGEST_PAUSE = 0.02  # seconds
 
-_NOUNS = {"org": "organization"}
+_NOUNS = {"org": "organization", "wireguard_peer": "WireGuard peer"}
 _LISTED_BY = {
     "org": "flyebpf orgs list",
     "network": "flyebpf networks list",
     "app": "flyebpf apps list",
     "machine": "flyebpf machines list",
+    "host": "flyebpf hosts list",
+    "wireguard_peer": "flyebpf wireguard list",
 }
 _CREATED_BY = {
     "org": "flyebpf orgs create {}",
