@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who has which address in the lab: pure functions of a node's number.
 
-Clients and hosts are numbered from 1. Everything visible outside a VM comes
-from the blocks reserved for documentation (RFC 5737), so that nothing in the
-lab can be mistaken for a real address.
+Clients, hosts and members of etcd are numbered from 1. Everything visible
+outside a VM comes from the blocks reserved for documentation (RFC 5737), and
+what hosts use among themselves from the one for benchmarks (RFC 2544), so that
+nothing in the lab can be mistaken for a real address.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from itertools import combinations
 
 CLIENTS = IPv4Network("192.0.2.0/24")
 UPLINKS = IPv4Network("198.51.100.0/24")
 ANYCAST = IPv4Network("203.0.113.0/24")
 PRIVATE = IPv4Network("172.16.0.0/12")
 ALIAS = IPv4Network("100.64.0.0/12")
+FABRIC = IPv4Network("198.18.0.0/24")
 
-# A link-local address that nobody has: a VM's gateway. The data plane answers
-# ARP for everything that is not the VM's own.
+# Link-local addresses that nobody has: a VM's gateway. The data plane answers
+# ARP and neighbour solicitations for them.
 GATEWAY = IPv4Address("169.254.0.1")
+GATEWAY6 = IPv6Address("fe80::1")
 
 LINK_PREFIX = 30
 POOL_PREFIX = 28
@@ -28,7 +32,24 @@ BLOCK_PREFIX = 20
 MAX_CLIENTS = 1 << (LINK_PREFIX - CLIENTS.prefixlen)
 MAX_HOSTS = 1 << (POOL_PREFIX - ANYCAST.prefixlen)
 
-REGIONS = ("ams", "iad", "nrt", "syd", "gru", "fra", "lhr", "sin")
+HOSTS_PER_REGION = 2
+REGIONS = {
+    "ams": 0,
+    "fra": 8,
+    "iad": 80,
+    "gru": 190,
+    "nrt": -230,
+    "sin": -160,
+    "syd": -280,
+    "lhr": 6,
+}
+"""Where each is on a line, in ms of round trip: the lab's wires are all equally
+short, so that what hosts measure would decide nothing."""
+
+ETCD_MEMBERS = 3
+ETCD_OFFSET = 100
+ETCD_CLIENT_PORT = 2379
+ETCD_PEER_PORT = 2380
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +79,28 @@ def private_block(number: int) -> IPv4Network:
     return _slice(PRIVATE, BLOCK_PREFIX, number)
 
 
+def fabric_address(number: int) -> IPv4Address:
+    """Host ``number`` on the network that only hosts and etcd are on."""
+    return FABRIC[number]
+
+
+def etcd_address(number: int) -> IPv4Address:
+    return FABRIC[ETCD_OFFSET + number]
+
+
 def region(number: int) -> str:
-    return REGIONS[(number - 1) % len(REGIONS)]
+    """Two hosts a region: host1 and host2 in ams, host3 and host4 in fra, …"""
+    return tuple(REGIONS)[(number - 1) // HOSTS_PER_REGION]
+
+
+def latencies(hosts: int) -> tuple[str, ...]:
+    """Round-trip times between the regions of that many hosts, as the daemon's
+    configuration takes them: ``"ams fra 8"``, in ms."""
+    used = tuple(REGIONS)[: -(-hosts // HOSTS_PER_REGION)]
+    return tuple(
+        f"{one} {other} {max(1, abs(REGIONS[one] - REGIONS[other]))}"
+        for one, other in combinations(used, 2)
+    )
 
 
 def _link(network: IPv4Network, number: int) -> Link:

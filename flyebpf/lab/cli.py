@@ -9,39 +9,31 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 
 import click
 
 from flyebpf.cli.lazy import Group
 from flyebpf.cli.output import print_json, print_table
 from flyebpf.errors import ConflictError, NotFoundError, UnavailableError
-from flyebpf.lab import addressing, hosts, net, process, sample, state, topology, vms
+from flyebpf.lab import (
+    addressing,
+    cli_nodes,
+    etcd,
+    hosts,
+    net,
+    process,
+    sample,
+    state,
+    topology,
+    vms,
+)
 from flyebpf.lab import demo as demonstration
+from flyebpf.lab.command import PASS_ON, line, need_root, opened
 from flyebpf.lab.state import Lab, Paths
+from flyebpf.lab.topology import Wanted
 
 COMMAND_NOT_FOUND = 127  # as shells say it
-PASS_ON = {"ignore_unknown_options": True}
-
-
-def need_root() -> None:
-    if os.geteuid() != 0:
-        raise UnavailableError(
-            "the lab needs root: it makes network namespaces and loads BPF programs",
-            "Run it with sudo.",
-        )
-
-
-def opened() -> tuple[Paths, Lab]:
-    """The lab that is up, whole."""
-    need_root()
-    where = state.paths()
-    lab = state.load(where)
-    topology.check_complete(lab)
-    return where, lab
-
-
-def line(text: str) -> None:
-    click.echo(f"  {text}")
 
 
 @click.group(cls=Group)
@@ -74,9 +66,29 @@ def lab() -> None:
     metavar="N",
     help=f"How many clients; up to {addressing.MAX_CLIENTS}. Default: 1.",
 )
+@click.option(
+    "--store",
+    type=click.Choice(["sqlite", "etcd"]),
+    help="etcd: the hosts are one cluster, the default for several. sqlite: each is its own.",
+)
+@click.option(
+    "--underlay",
+    type=click.Choice(["wireguard", "plain", "none"]),
+    help="How the hosts of a cluster reach each other. Default: wireguard.",
+)
 @click.option("--empty", is_flag=True, help="Deploy no sample.")
-def up(host_count: int | None, client_count: int | None, empty: bool) -> None:
+def up(
+    host_count: int | None,
+    client_count: int | None,
+    store: str | None,
+    underlay: str | None,
+    empty: bool,
+) -> None:
     """Bring the lab up, with a sample: nginx and a UDP echo server.
+
+    Several hosts are one cluster: three members of etcd hold its state, and
+    WireGuard carries what hosts send to each other. One host keeps its state in
+    a file.
 
     \b
     flyebpf lab demo      then sends real requests through it
@@ -90,12 +102,14 @@ def up(host_count: int | None, client_count: int | None, empty: bool) -> None:
     where = state.paths()
     found = topology.existing(where)
     if found is not None:
-        go_on(where, found, host_count, client_count)
+        asked = {"hosts": host_count, "clients": client_count, "store": store, "underlay": underlay}
+        go_on(where, found, asked)
         return
+    wanted = decide(host_count or 1, client_count or 1, store, underlay)
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGHUP, interrupted)
     click.echo(f"Bringing the lab up in {where.root}")
-    built = topology.up(where, state.lab_name(), host_count or 1, client_count or 1, line)
+    built = topology.up(where, state.lab_name(), wanted, line)
     try:
         with state.locked(where):
             if not empty:
@@ -115,21 +129,41 @@ def interrupted(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def go_on(where: Paths, found: Lab, host_count: int | None, client_count: int | None) -> None:
+def decide(host_count: int, client_count: int, store: str | None, underlay: str | None) -> Wanted:
+    """What is asked for, with the defaults that depend on each other."""
+    chosen = store or ("etcd" if host_count > 1 else "sqlite")
+    if chosen == "sqlite" and underlay not in (None, "none"):
+        raise ConflictError(
+            f"--underlay {underlay} needs hosts that know each other",
+            "With --store etcd they are one cluster.",
+        )
+    default = "wireguard" if chosen == "etcd" and host_count > 1 else "none"
+    return Wanted(host_count, client_count, chosen, underlay or default)
+
+
+def go_on(where: Paths, found: Lab, asked: Mapping[str, object]) -> None:
     """`lab up` when there is a lab: it must be what is asked for, and whole."""
     topology.check_complete(found)
-    wanted = (host_count or len(found.hosts), client_count or len(found.clients))
-    if wanted != (len(found.hosts), len(found.clients)):
+    have = {
+        "hosts": len(found.hosts),
+        "clients": len(found.clients),
+        "store": found.store,
+        "underlay": found.underlay,
+    }
+    if any(value not in (None, have[key]) for key, value in asked.items()):
         raise ConflictError(
             f"a lab is up already, with {describe(found)}",
             "Take it down first: flyebpf lab down",
         )
     topology.check_whole(found)
     with state.locked(where):
-        for host in found.hosts.values():
-            if not process.alive(host.daemon):
-                line(f"{host.name}    starting its daemon, which had ended")
-                hosts.start_daemon(where, found, host, line)
+        for member in found.members.values():
+            if etcd.start(where, found, member):
+                line(f"{member.name}    starting it, as it had ended")
+        ended = [host for host in found.hosts.values() if not process.alive(host.daemon)]
+        for host in ended:
+            line(f"{host.name}    starting its daemon, which had ended")
+        hosts.start_daemons(where, found, ended, line)
     click.echo(f"The lab is up already: {describe(found)}. See: flyebpf lab list")
 
 
@@ -139,7 +173,8 @@ def describe(built: Lab) -> str:
         (len(built.hosts), "host"),
         (len(built.vms), "VM"),
     )
-    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
+    text = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
+    return f"{text}; store {built.store}, underlay {built.underlay}"
 
 
 @lab.command()
@@ -164,18 +199,22 @@ def list_(as_json: bool) -> None:
         print_json(nodes)
         return
     print_table(
-        ("NODE", "KIND", "ADDRESS", "STATE", "NOTES"),
-        [(n["name"], n["kind"], n["address"], n["state"], n["notes"]) for n in nodes],
+        ("NODE", "KIND", "ADDRESS", "6PN", "STATE", "NOTES"),
+        [
+            tuple(n[key] for key in ("name", "kind", "address", "sixpn", "state", "notes"))
+            for n in nodes
+        ],
     )
 
 
 def node_row(name: str, built: Lab) -> dict[str, str]:
-    row = {"name": name, "namespace": built.namespaces()[name]}
+    row = {"name": name, "namespace": built.namespaces()[name], "sixpn": ""}
     row["state"] = "up" if net.exists(row["namespace"]) else "missing"
     if client := built.clients.get(name):
         return {**row, "kind": "client", "address": client.address, "notes": ""}
     if host := built.hosts.get(name):
-        notes = f"region {host.region}, Anycast {host.pool}"
+        mesh = f", {built.underlay} {host.fabric}" if built.underlay != "none" else ""
+        notes = f"region {host.region}, Anycast {host.pool}{mesh}"
         if row["state"] == "up" and not process.alive(host.daemon):
             row["state"] = "no daemon"
         return {**row, "kind": "host", "address": host.address, "notes": notes}
@@ -183,7 +222,12 @@ def node_row(name: str, built: Lab) -> dict[str, str]:
         notes = f"app {vm.app} on {vm.host}, machine {vm.machine}"
         if vm.process is not None and not process.alive(vm.process):
             row["state"] = "command ended"
+        row["sixpn"] = vm.sixpn
         return {**row, "kind": "vm", "address": vm.private_ip, "notes": notes}
+    if member := built.members.get(name):
+        if row["state"] == "up":
+            row["state"] = process.state(member.process)
+        return {**row, "kind": "etcd", "address": member.address, "notes": ""}
     return {**row, "kind": "router", "address": "", "notes": ""}
 
 
@@ -191,7 +235,7 @@ def node_row(name: str, built: Lab) -> dict[str, str]:
 @click.argument("node")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD…")
 def exec_(node: str, command: tuple[str, ...]) -> None:
-    """Run CMD in a node: a client, the router, a host or a VM.
+    """Run CMD in a node: a client, the router, a member of etcd, a host or a VM.
 
     Its exit code is passed on. On a host `flyebpf` talks to that host's
     daemon; a VM's environment is the one that its image would get.
@@ -225,99 +269,12 @@ def hint(word: str, known: list[str]) -> str:
     return f"{guess}Its nodes: {', '.join(sorted(known))}."
 
 
-@lab.group(cls=Group)
-def vm() -> None:
-    """Add and remove VMs."""
-
-
-@vm.command("add", context_settings=PASS_ON)
-@click.option("--host", required=True, metavar="HOST", help="The lab host that it runs on.")
-@click.option("--app", "-a", required=True, metavar="APP", help="The app that it belongs to.")
-@click.option("--name", metavar="NAME", help="Default: the app's name and a number.")
-@click.option("--region", "-r", metavar="REGION", help="Default: the host's.")
-@click.option("--group", metavar="GROUP", help="Its process group; default: app.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD…]")
-def vm_add(
-    *,
-    host: str,
-    app: str,
-    name: str | None,
-    region: str | None,
-    group: str | None,
-    command: tuple[str, ...],
-) -> None:
-    """Add a VM of an app, running CMD in it if given.
-
-    \b
-    flyebpf lab vm add --host host1 --app web -- python3 -m http.server 8080
-    """
-    need_root()
-    where = state.paths()
-    with state.locked(where):
-        _, built = opened()
-        added = vms.add(
-            where,
-            built,
-            host=host,
-            app=app,
-            name=name,
-            region=region,
-            group=group,
-            command=command,
-        )
-    click.echo(f"{added.name}: machine {added.machine} of {added.app} on {added.host}")
-    line(f"private address      {added.private_ip}")
-    line(f"fly-global-services  {added.services_ip}")
-    if command:
-        line(f"log                  {where.vm(added.name) / 'log'}")
-
-
-@vm.command("remove")
-@click.argument("name")
-def vm_remove(name: str) -> None:
-    """Unregister a VM and delete it."""
-    need_root()
-    where = state.paths()
-    with state.locked(where):
-        _, built = opened()
-        vms.remove(where, built, name)
-    click.echo(f"{name} removed")
-
-
-@lab.group(cls=Group)
-def daemon() -> None:
-    """Start and stop hosts' daemons; traffic goes on without them."""
-
-
-@daemon.command("start")
-@click.argument("host")
-def daemon_start(host: str) -> None:
-    """Start a host's daemon and wait until it answers."""
-    need_root()
-    where = state.paths()
-    with state.locked(where):
-        _, built = opened()
-        node = hosts.find(built, host)
-        already = process.alive(node.daemon)
-        hosts.start_daemon(where, built, node, line)
-    click.echo(f"the daemon of {host} {'runs already' if already else 'is ready'}")
-
-
-@daemon.command("stop")
-@click.argument("host")
-@click.option("--kill", is_flag=True, help="SIGKILL, as a crash would.")
-def daemon_stop(host: str, kill: bool) -> None:
-    """End a host's daemon."""
-    need_root()
-    where = state.paths()
-    with state.locked(where):
-        _, built = opened()
-        running = hosts.stop_daemon(where, built, hosts.find(built, host), kill=kill)
-    click.echo(f"the daemon of {host} {'ended' if running else 'was not running'}")
-
-
 @lab.command()
 def demo() -> None:
     """Send real requests through the sample and show what happens."""
     where, built = opened()
     demonstration.run(where, built)
+
+
+for command in (cli_nodes.vm, cli_nodes.daemon, cli_nodes.etcd, cli_nodes.route):
+    lab.add_command(command)

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyebpf.api.client import Client as ApiClient
 from flyebpf.errors import FlyebpfError, NotFoundError, UnavailableError
-from flyebpf.lab import addressing, net, process
+from flyebpf.lab import addressing, etcd, fabric, net, process
 from flyebpf.lab.state import Host, Lab, Paths, save
 
 SILENCE = 2.0  # seconds until a wait is explained
@@ -22,7 +23,7 @@ CONFIG = """\
 host = "{name}"
 region = "{region}"
 uplinks = ["uplink"]
-store = "sqlite"
+store = "{store}"
 state_dir = "{directory}/state"
 bpffs = "{directory}/bpffs"
 
@@ -52,23 +53,44 @@ socket = "{socket}"
 group = "root"
 """
 
+ETCD = """
+[etcd]
+endpoints = {endpoints}
+"""
 
-def write_config(where: Paths, host: Host) -> Path:
+MESH = """
+[mesh]
+underlay = "{underlay}"
+endpoint = "{endpoint}"
+# The lab's wires are all equally short: measured, they would decide nothing.
+latency = {latency}
+"""
+
+
+def write_config(where: Paths, lab: Lab, host: Host) -> Path:
     directory = where.host(host.name)
     path = directory / "flyebpf.toml"
-    path.write_text(
-        CONFIG.format(
-            name=host.name,
-            region=host.region,
-            directory=directory,
-            pool=host.pool,
-            prefix=addressing.PRIVATE,
-            block=addressing.private_block(host.number),
-            alias=addressing.ALIAS,
-            clients=addressing.CLIENTS,
-            socket=host.socket,
-        )
+    text = CONFIG.format(
+        name=host.name,
+        region=host.region,
+        store=lab.store,
+        directory=directory,
+        pool=host.pool,
+        prefix=addressing.PRIVATE,
+        block=addressing.private_block(host.number),
+        alias=addressing.ALIAS,
+        clients=addressing.CLIENTS,
+        socket=host.socket,
     )
+    if lab.store == "etcd":
+        endpoints = [etcd.client_url(member) for member in lab.members.values()]
+        text += ETCD.format(endpoints=json.dumps(endpoints))
+    if lab.underlay != "none":
+        latency = json.dumps(addressing.latencies(addressing.MAX_HOSTS))
+        text += MESH.format(underlay=lab.underlay, endpoint=host.fabric, latency=latency)
+    if lab.underlay == "plain":
+        text += f'interface = "{fabric.INTERFACE}"\n'
+    path.write_text(text)
     return path
 
 
@@ -85,7 +107,9 @@ def create(where: Paths, lab: Lab, host: Host) -> None:
     net.mount_bpffs(directory / "bpffs")
     net.add_namespace(host.namespace)
     link_uplink(lab.router, host, directory / "bpffs")
-    write_config(where, host)
+    if host.fabric:
+        fabric.connect(lab.router, host.namespace, host.name, host.fabric)
+    write_config(where, lab, host)
 
 
 def link_uplink(router: str, host: Host, bpffs: Path) -> None:
@@ -104,7 +128,6 @@ def link_uplink(router: str, host: Host, bpffs: Path) -> None:
         router,
         f"address add {link.router}/{link.prefixlen} dev {host.name}",
         f"link set {host.name} up",
-        f"route add {host.pool} via {link.node} dev {host.name}",
     )
     net.batch(
         host.namespace,
@@ -134,8 +157,22 @@ def api(host: Host) -> ApiClient:
 
 def start_daemon(where: Paths, lab: Lab, host: Host, say: Callable[[str], None]) -> None:
     """Start the host's daemon and wait until its API answers."""
-    if process.alive(host.daemon):
-        return
+    start_daemons(where, lab, [host], say)
+
+
+def start_daemons(
+    where: Paths, lab: Lab, nodes: Sequence[Host], say: Callable[[str], None]
+) -> None:
+    """Several at once, those that do not run; waits until all answer."""
+    started = [host for host in nodes if not process.alive(host.daemon)]
+    for host in started:
+        launch(where, lab, host)
+    for host in started:
+        patience = START_PATIENCE * len(started)
+        wait_ready(host, where.host(host.name) / "daemon.log", say, patience)
+
+
+def launch(where: Paths, lab: Lab, host: Host) -> None:
     directory = where.host(host.name)
     daemon = [sys.executable, "-m", "flyebpf", "daemon"]
     argv = [*daemon, "--config", str(directory / "flyebpf.toml")]
@@ -144,17 +181,16 @@ def start_daemon(where: Paths, lab: Lab, host: Host, say: Callable[[str], None])
     log = directory / "daemon.log"
     host.daemon = process.start(net.exec_argv(host.namespace, argv), env, log)
     save(where, lab)
-    wait_ready(host, log, say)
 
 
-def wait_ready(host: Host, log: Path, say: Callable[[str], None]) -> None:
+def wait_ready(host: Host, log: Path, say: Callable[[str], None], patience: float) -> None:
     begun = time.monotonic()
-    deadline = begun + START_PATIENCE
-    patient = False
+    deadline = begun + patience
+    said = False
     while True:
-        if not patient and time.monotonic() > begun + SILENCE:
+        if not said and time.monotonic() > begun + SILENCE:
             say(f"{host.name}    is still starting; what it does is in {log}")
-            patient = True
+            said = True
         if not process.alive(host.daemon):
             why = "ended"
             break

@@ -7,18 +7,22 @@ which can be repeated by hand.
 
 from __future__ import annotations
 
+import ctypes as ct
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flyebpf.errors import ConflictError, KernelError, UnavailableError
 from flyebpf.lab import bpf
 
+CLONE_NEWNET = 0x40000000
 NETNS_DIR = Path("/run/netns")
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 NETNS_CONFIG = Path("/etc/netns")
@@ -82,6 +86,39 @@ def add_veth(namespace: str, name: str, peer_namespace: str, peer: str, mac: str
     address = ["address", mac] if mac else []
     end = ["link", "add", name, "netns", namespace, "type", "veth"]
     run("ip", *end, "peer", "name", peer, *address, "netns", peer_namespace)
+
+
+def routes(namespace: str) -> list[dict[str, Any]]:
+    """The IPv4 routes of its main table, as ``ip -j route`` has them."""
+    found: list[dict[str, Any]] = json.loads(run("ip", "-n", namespace, "-j", "route", "show"))
+    return found
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread in the network namespace: sockets that it opens stay there."""
+    with (
+        open("/proc/thread-self/ns/net", "rb") as before,
+        (NETNS_DIR / namespace).open("rb") as there,
+    ):
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(before.fileno())
+
+
+def _enter(descriptor: int) -> None:
+    if ct.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET) < 0:
+        code = ct.get_errno()
+        raise KernelError(f"setns: {os.strerror(code)}")
+
+
+def processes(namespace: str) -> list[int]:
+    """The processes that are in the namespace; none when it is gone."""
+    if not exists(namespace):
+        return []
+    return [int(word) for word in run("ip", "netns", "pids", namespace).split()]
 
 
 def has_link(namespace: str, name: str) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -67,6 +68,40 @@ def kill(process: Process) -> None:
         wait_gone(process, 5.0)
 
 
+def pause(process: Process) -> None:
+    """SIGSTOP: it holds what it has and answers nobody."""
+    os.kill(process.pid, signal.SIGSTOP)
+
+
+def state(process: Process | None) -> str:
+    """ "up", "paused" or "ended"."""
+    if process is None or not alive(process):
+        return "ended"
+    return "paused" if _state(process.pid) == "T" else "up"
+
+
+def resume(process: Process) -> bool:
+    """Let it go on. Whether it was paused."""
+    paused = _state(process.pid) == "T"
+    if paused:
+        os.kill(process.pid, signal.SIGCONT)
+    return paused
+
+
+def end_all(pids: Sequence[int], patience: float = 3.0) -> int:
+    """End processes that are known by their pids alone, so the caller has just
+    found them: SIGTERM, then SIGKILL. How many there were."""
+    found = [Process(pid, started) for pid in pids if (started := _start_time(pid)) is not None]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in filter(alive, found):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        deadline = time.monotonic() + patience
+        while any(map(alive, found)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return len(found)
+
+
 def wait_gone(process: Process, patience: float) -> bool:
     """Wait up to ``patience`` seconds for its end."""
     deadline = time.monotonic() + patience
@@ -88,12 +123,21 @@ def tail(log: Path, lines: int = 20) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:]) or "    (it is empty)"
 
 
-def _start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat; None when there is no such live process."""
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from field 3 on; empty when there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return []
     # The name, in parentheses, may hold spaces and parentheses itself.
-    rest = stat.rpartition(")")[2].split()
-    return None if rest[0] in "ZX" else int(rest[19])
+    return stat.rpartition(")")[2].split()
+
+
+def _state(pid: int) -> str:
+    return (_stat(pid) or ["X"])[0]
+
+
+def _start_time(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat; None when there is no such live process."""
+    rest = _stat(pid)
+    return None if not rest or rest[0] in "ZX" else int(rest[19])

@@ -84,9 +84,10 @@ def echo_command(name: str) -> list[str]:
 
 
 def deploy(where: Paths, lab: Lab, say: Callable[[str], None]) -> None:
-    """Org, apps, VMs, addresses and services, on the first host."""
-    host = next(iter(lab.hosts.values()))
-    api = hosts.api(host)
+    """Org, apps, addresses and services; VMs spread over the hosts: nginx on the
+    first two, the echo server on the last."""
+    nodes = list(lab.hosts.values())
+    api = hosts.api(nodes[0])
     check_nginx()
     api.post(path("orgs"), {"name": ORG})
     for app, config in FLY_TOML.items():
@@ -94,15 +95,15 @@ def deploy(where: Paths, lab: Lab, say: Callable[[str], None]) -> None:
         address = api.post(path("apps", app, "addresses"), {"type": "v4"})["address"]
         api.post(path("apps", app, "deployments"), {"config": config})
         say(f"app {app} on {address}")
-    commands = {
-        ("web", "web1"): nginx_command(where, "web1"),
-        ("web", "web2"): nginx_command(where, "web2"),
-        ("echo", "echo1"): echo_command("echo1"),
-    }
-    for (app, name), command in commands.items():
+    for app, name, host, command in (
+        ("web", "web1", nodes[0], nginx_command(where, "web1")),
+        ("web", "web2", nodes[min(1, len(nodes) - 1)], nginx_command(where, "web2")),
+        ("echo", "echo1", nodes[-1], echo_command("echo1")),
+    ):
         vm = vms.add(where, lab, host=host.name, app=app, name=name, command=command)
         say(f"VM  {name} on {host.name}, {vm.private_ip}: {Path(command[0]).name}")
-    hosts.wait_synced(host)
+    for host in nodes:
+        hosts.wait_synced(host)
 
 
 def check_nginx() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
 STATE_FILE = "lab.json"
-STATE_VERSION = 1
+STATE_VERSION = 2
 DEFAULT_NAME = "fly"
 
 
@@ -56,6 +56,18 @@ class Host:
     pool: str
     socket: str
     daemon: Process | None = None
+    fabric: str = ""  # its address among hosts; "" in a lab without a cluster
+
+
+@dataclass(slots=True)
+class Member:
+    """A member of the etcd cluster."""
+
+    name: str
+    number: int
+    namespace: str
+    address: str
+    process: Process | None = None
 
 
 @dataclass(slots=True)
@@ -71,6 +83,7 @@ class Vm:
     machine: str = ""
     private_ip: str = ""
     services_ip: str = ""
+    sixpn: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
 
@@ -86,18 +99,25 @@ class Ledger:
 
 @dataclass(slots=True)
 class Lab:
+    """``store``: "sqlite" (a cluster of its own for each host) or "etcd" (one for
+    all). ``underlay``: "none", "wireguard" or "plain"."""
+
     name: str
     router: str = ""
     complete: bool = False
+    store: str = "sqlite"
+    underlay: str = "none"
     clients: dict[str, Client] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     vms: dict[str, Vm] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
 
     def namespaces(self) -> dict[str, str]:
         """Every node's network namespace, by the node's name."""
-        nodes: list[Client | Host | Vm] = []
+        nodes: list[Client | Member | Host | Vm] = []
         nodes += self.clients.values()
+        nodes += self.members.values()
         nodes += self.hosts.values()
         nodes += self.vms.values()
         return {"router": self.router, **{node.name: node.namespace for node in nodes}}
@@ -114,6 +134,9 @@ class Paths:
         return self.root / STATE_FILE
 
     def host(self, name: str) -> Path:
+        return self.root / name
+
+    def member(self, name: str) -> Path:
         return self.root / name
 
     def vm(self, name: str) -> Path:
@@ -165,6 +188,7 @@ def decode(text: str, origin: Path) -> Lab:
             **{
                 **body,
                 "clients": {key: Client(**value) for key, value in body["clients"].items()},
+                "members": {key: _member(value) for key, value in body["members"].items()},
                 "hosts": {key: _host(value) for key, value in body["hosts"].items()},
                 "vms": {key: _vm(value) for key, value in body["vms"].items()},
                 "ledger": Ledger(**body["ledger"]),
@@ -227,6 +251,10 @@ def _help(error: OSError) -> str:
 
 def _host(body: dict[str, Any]) -> Host:
     return Host(**{**body, "daemon": _process(body["daemon"])})
+
+
+def _member(body: dict[str, Any]) -> Member:
+    return Member(**{**body, "process": _process(body["process"])})
 
 
 def _vm(body: dict[str, Any]) -> Vm:

@@ -1,34 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing a lab up and taking it down: clients, the router, hosts."""
+"""Bringing a lab up and taking it down: clients, the router, etcd, hosts."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from flyebpf.errors import ConflictError, FlyebpfError, NotFoundError
-from flyebpf.lab import addressing, hosts, net, process, state
+from flyebpf.lab import addressing, etcd, fabric, hosts, net, process, routes, state
 from flyebpf.lab.state import Client, Host, Lab, Paths, save
 
 Say = Callable[[str], None]
 
 
-def up(where: Paths, name: str, host_count: int, client_count: int, say: Say) -> Lab:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `lab up` shall make. ``store`` and ``underlay`` as in :class:`Lab`."""
+
+    hosts: int = 1
+    clients: int = 1
+    store: str = "sqlite"
+    underlay: str = "none"
+
+
+def up(where: Paths, name: str, wanted: Wanted, say: Say) -> Lab:
     """Everything but VMs. On failure what was made is removed again. The lab
     counts as one once :func:`finish` was called."""
     state.create_directory(where)
-    lab = Lab(name=name, router=f"{name}-router")
+    lab = Lab(name=name, router=f"{name}-router", store=wanted.store, underlay=wanted.underlay)
     try:
         with state.locked(where):
             save(where, lab)
             say("router")
             create_router(where, lab)
-            for number in range(1, client_count + 1):
+            for number in range(1, wanted.clients + 1):
                 create_client(where, lab, new_client(name, number), say)
-            for number in range(1, host_count + 1):
-                create_host(where, lab, new_host(where, name, number), say)
+            if wanted.store == "etcd":
+                create_etcd(where, lab, say)
+            for number in range(1, wanted.hosts + 1):
+                create_host(where, lab, new_host(where, lab, number), say)
+            announce(lab)
+            say(f"{', '.join(lab.hosts)}    starting {daemons(lab)}")
+            hosts.start_daemons(where, lab, list(lab.hosts.values()), say)
     except BaseException as error:
         # The logs would go with the lab: they are in the error's message.
         with contextlib.suppress(OSError):  # nobody may be reading any more
@@ -36,6 +53,17 @@ def up(where: Paths, name: str, host_count: int, client_count: int, say: Say) ->
         down(where, lambda _line: None)
         raise
     return lab
+
+
+def daemons(lab: Lab) -> str:
+    return "its daemon" if len(lab.hosts) == 1 else "their daemons"
+
+
+def announce(lab: Lab) -> None:
+    """Each pool is routed to the hosts that have it."""
+    for pool in sorted({host.pool for host in lab.hosts.values()}):
+        nodes = [host for host in lab.hosts.values() if host.pool == pool]
+        routes.put(lab, IPv4Network(pool), nodes)
 
 
 def finish(where: Paths, lab: Lab) -> None:
@@ -54,16 +82,19 @@ def new_client(lab: str, number: int) -> Client:
     return Client(f"client{number}", f"{lab}-client{number}", str(link.node))
 
 
-def new_host(where: Paths, lab: str, number: int) -> Host:
+def new_host(where: Paths, lab: Lab, number: int) -> Host:
+    """Hosts with one store have one Anycast pool; else each has its own."""
     name = f"host{number}"
+    together = lab.store == "etcd"
     return Host(
         name=name,
         number=number,
-        namespace=f"{lab}-{name}",
+        namespace=f"{lab.name}-{name}",
         address=str(addressing.host_link(number).node),
         region=addressing.region(number),
-        pool=str(addressing.anycast_pool(number)),
+        pool=str(addressing.ANYCAST if together else addressing.anycast_pool(number)),
         socket=str(where.host(name) / "api.sock"),
+        fabric=str(addressing.fabric_address(number)) if together else "",
     )
 
 
@@ -72,7 +103,25 @@ def create_router(where: Paths, lab: Lab) -> None:
     lab.ledger.namespaces.append(lab.router)
     save(where, lab)
     net.add_namespace(lab.router)
-    net.sysctl(lab.router, ipv4__ip_forward="1", ipv6__conf__all__forwarding="1")
+    net.sysctl(
+        lab.router,
+        ipv4__ip_forward="1",
+        ipv6__conf__all__forwarding="1",
+        ipv4__fib_multipath_hash_policy="1",  # by ports too: flows are spread
+    )
+    if lab.store == "etcd":
+        fabric.create(lab.router)
+
+
+def create_etcd(where: Paths, lab: Lab, say: Say) -> None:
+    """The members are all known before the first starts: each is told of all."""
+    for number in range(1, addressing.ETCD_MEMBERS + 1):
+        member = etcd.new_member(lab.name, number)
+        say(f"{member.name}    {member.address}")
+        etcd.create(where, lab, member)
+    for member in lab.members.values():
+        etcd.start(where, lab, member)
+    etcd.wait_healthy(where, lab)
 
 
 def create_client(where: Paths, lab: Lab, client: Client, say: Say) -> None:
@@ -100,8 +149,6 @@ def create_client(where: Paths, lab: Lab, client: Client, say: Say) -> None:
 def create_host(where: Paths, lab: Lab, host: Host, say: Say) -> None:
     say(f"{host.name}    {host.address}, Anycast {host.pool}, region {host.region}")
     hosts.create(where, lab, host)
-    say(f"{host.name}    starting its daemon")
-    hosts.start_daemon(where, lab, host, say)
 
 
 def down(where: Paths, say: Say) -> bool:
@@ -114,6 +161,9 @@ def down(where: Paths, say: Say) -> bool:
     with state.locked(where):
         lab = state.load(where)
         stop_processes(lab, say)
+        for namespace in lab.ledger.namespaces:
+            if ended := process.end_all(net.processes(namespace)):
+                say(f"ended {ended} more processes in {namespace}")
         for path in lab.ledger.mounts:
             if net.unmount(path):
                 say(f"unmounted {path}")
@@ -134,6 +184,9 @@ def stop_processes(lab: Lab, say: Say) -> None:
     for host in lab.hosts.values():
         if process.stop(host.daemon):
             say(f"stopped the daemon of {host.name}")
+    for member in lab.members.values():
+        if process.stop(member.process):
+            say(f"stopped {member.name}")
 
 
 def remove_directory(directory: Path, say: Say) -> None:

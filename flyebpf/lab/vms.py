@@ -30,6 +30,7 @@ from flyebpf.lab.state import Host, Lab, Paths, Vm, save
 
 GUARD_PATIENCE = 10.0  # seconds for the daemon to guard a new interface
 INTERFACE_PREFIX = "vm-"
+SIXPN_PREFIX = 112  # what a machine has of its network, in bits
 MAX_NAME = 15 - len(INTERFACE_PREFIX)  # of an interface (IFNAMSIZ)
 
 
@@ -119,8 +120,8 @@ def build(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | N
     # for that when it learns of the machine.
     net.offload(vm.namespace, "eth0", gro=True)
     register(where, lab, vm, host, options)
-    configure(vm)
     write_files(vm, host)
+    configure(vm)
     wait_guarded(vm, host)
 
 
@@ -137,16 +138,19 @@ def register(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str 
 def configure(vm: Vm) -> None:
     """The VM's own side, as its image would set it up.
 
-    No IPv6 address is made up: the VM has those that it is given.
+    No IPv6 address is made up: the VM has the one that it is given, which
+    nobody else can have, so it need not look for another owner first.
     """
     net.batch(
         vm.namespace,
         "link set eth0 addrgenmode none",
         f"address add {vm.private_ip}/32 dev eth0",
         f"address add {vm.services_ip}/32 dev eth0",
+        f"address add {vm.sixpn}/{SIXPN_PREFIX} dev eth0 nodad",
         "link set eth0 up",
         f"route add {addressing.GATEWAY} dev eth0 scope link src {vm.private_ip}",
         f"route add default via {addressing.GATEWAY} dev eth0 src {vm.private_ip}",
+        f"route add default via {addressing.GATEWAY6} dev eth0 src {vm.sixpn}",
     )
 
 
@@ -155,6 +159,7 @@ def write_files(vm: Vm, host: Host) -> None:
     api = hosts.api(host)
     files = api.get(path("machines", vm.machine, "hosts"))
     vm.environment = api.get(path("machines", vm.machine, "environment"))["environment"]
+    vm.sixpn = vm.environment["FLY_PRIVATE_IP"]
     directory = net.NETNS_CONFIG / vm.namespace
     directory.mkdir(mode=0o755, parents=True)
     (directory / "hosts").write_text(files["hosts"])

@@ -35,3 +35,19 @@ def test_pools_and_private_blocks_are_disjoint() -> None:
 def test_there_is_no_part_beyond_the_last(number: int) -> None:
     with pytest.raises(ValueError, match="no part"):
         addressing.anycast_pool(number)
+
+
+def test_hosts_and_etcd_have_addresses_of_their_own_on_the_fabric() -> None:
+    found = [addressing.fabric_address(number) for number in range(1, addressing.MAX_HOSTS + 1)]
+    found += [addressing.etcd_address(number) for number in range(1, addressing.ETCD_MEMBERS + 1)]
+    assert len(set(found)) == addressing.MAX_HOSTS + addressing.ETCD_MEMBERS
+    assert all(address in addressing.FABRIC for address in found)
+
+
+def test_every_host_has_a_region_and_every_pair_of_regions_a_distance() -> None:
+    regions = [addressing.region(number) for number in range(1, addressing.MAX_HOSTS + 1)]
+    assert regions[:5] == ["ams", "ams", "fra", "fra", "iad"]
+    pairs = {tuple(text.split()[:2]) for text in addressing.latencies(addressing.MAX_HOSTS)}
+    assert pairs == set(combinations(dict.fromkeys(regions), 2))
+    assert addressing.latencies(2) == ()
+    assert addressing.latencies(3) == ("ams fra 8",)

@@ -13,7 +13,7 @@ import pytest
 
 from flyebpf.errors import ConflictError, FlyebpfError, InvalidError, NotFoundError
 from flyebpf.lab import process, state
-from flyebpf.lab.state import Client, Host, Lab, Paths, Process, Vm
+from flyebpf.lab.state import Client, Host, Lab, Member, Paths, Process, Vm
 
 
 def full_lab() -> Lab:
@@ -22,6 +22,7 @@ def full_lab() -> Lab:
     lab.hosts["host1"] = Host(
         "host1", 1, "x-host1", "198.51.100.2", "ams", "203.0.113.0/28", "/s", Process(5, 6)
     )
+    lab.members["etcd1"] = Member("etcd1", 1, "x-etcd1", "198.18.0.101", Process(7, 8))
     lab.vms["web1"] = Vm("web1", "host1", "web", "x-web1", "vm-web1", "02:00:00:00:00:01")
     lab.ledger.namespaces.append("x-router")
     return lab
@@ -38,6 +39,7 @@ def test_every_node_has_its_namespace() -> None:
     assert full_lab().namespaces() == {
         "router": "x-router",
         "client1": "x-client1",
+        "etcd1": "x-etcd1",
         "host1": "x-host1",
         "web1": "x-web1",
     }
@@ -114,6 +116,36 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert process.stop(started, patience=0.2)
     _, status = os.waitpid(started.pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_process_is_paused_and_goes_on(tmp_path: Path) -> None:
+    started = start(tmp_path / "log", "import time; time.sleep(60)")
+    try:
+        assert process.state(started) == "up"
+        process.pause(started)
+        while process.state(started) != "paused":
+            time.sleep(0.01)
+        assert process.alive(started)
+        assert process.resume(started)
+        assert not process.resume(started)
+    finally:
+        process.kill(started)
+    assert process.state(started) == "ended"
+    reap(started)
+
+
+def test_processes_known_by_pid_are_ended(tmp_path: Path) -> None:
+    ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('x', flush=True); "
+    stubborn = start(tmp_path / "log", ignore + "time.sleep(60)")
+    other = start(tmp_path / "other", "import time; time.sleep(60)")
+    while "x" not in (tmp_path / "log").read_text():
+        time.sleep(0.01)
+    assert process.end_all([stubborn.pid, other.pid], patience=0.2) == 2
+    assert not process.alive(stubborn)
+    assert not process.alive(other)
+    for started in (stubborn, other):
+        reap(started)
+    assert process.end_all([stubborn.pid]) == 0
 
 
 def test_another_process_with_the_same_pid_is_left_alone() -> None:
