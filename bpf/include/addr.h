@@ -13,6 +13,11 @@ inline void addr_from_ipv4(struct addr *addr, __be32 ip)
 	addr->word[3] = ip;
 }
 
+inline bool addr_is_ipv4(const struct addr *a)
+{
+	return !a->quad[0] && a->word[2] == bpf_htonl(0xffff);
+}
+
 inline bool addr_equal(const struct addr *a, const struct addr *b)
 {
 	return a->quad[1] == b->quad[1] && a->quad[0] == b->quad[0];

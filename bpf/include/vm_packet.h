@@ -7,9 +7,7 @@
 
 #include "csum.h"
 #include "packet.h"
-
-#define TC_ACT_OK 0
-#define TC_ACT_SHOT 2
+#include "tc.h"
 
 struct headers {
 	__u16 pad; /* keeps ip aligned on the stack */
@@ -32,8 +30,7 @@ struct vm {
 
 inline int vm_drop(const struct vm *vm, __u32 reason)
 {
-	count_drop(reason, vm->skb->len);
-	return TC_ACT_SHOT;
+	return tc_drop(vm->skb, reason);
 }
 
 /* Of the IP packet, without Ethernet's padding; a train of segments is one. */

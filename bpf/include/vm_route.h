@@ -5,13 +5,6 @@
 
 #include "vm_packet.h"
 
-#define AF_INET 2
-
-/* bcc 0.26 declares bpf_redirect_neigh without its parameter plen. */
-static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params,
-			      int plen, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
-
 /* Whether the host's routes lead to daddr over an uplink, or over the one that
  * is asked for (over, not 0): 0 and the uplink, else a drop reason. What is
  * local to the host is its own services. */
