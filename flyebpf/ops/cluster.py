@@ -26,11 +26,21 @@ def ensure(store: Store, config: DaemonConfig) -> tuple[Cluster, Host]:
     or leaves out addresses that machines of this host have, or when its endpoint
     is another host's.
     """
-    wanted = Host(
-        names.host_name(config.host), 0, names.region(config.region), config.private.block
-    )
+    return transact(store, lambda tx: register(tx, host_of(config)))
 
-    return transact(store, lambda tx: register(tx, wanted))
+
+def host_of(config: DaemonConfig) -> Host:
+    """What a host's configuration says of it, without number and keys."""
+    mesh = config.mesh
+    return Host(
+        names.host_name(config.host),
+        0,
+        names.region(config.region),
+        config.private.block,
+        underlay=mesh.underlay,
+        endpoint=mesh.endpoint,
+        port=mesh.port if mesh.endpoint else 0,
+    )
 
 
 def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
