@@ -1,25 +1,23 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* How often senders are told that a packet was too big: an answer costs more
- * than a drop, and whoever floods is not to be given one for each packet
- * (RFC 4443, 2.4 f). */
+/* How many ICMP errors may be sent: a flood is not to be answered by another. */
 #ifndef FLYEBPF_ICMP_LIMIT_H
 #define FLYEBPF_ICMP_LIMIT_H
 
-#include "flows.h"
+#include "count.h"
 
-#define ICMP_BURST 16 /* for each CPU, in 16 jiffies: 250 a second at HZ 250 */
+#define ICMP_PER_PERIOD 64 /* errors for each CPU in 16 jiffies: 1000/s at 250 Hz */
 
-/* Whether an error may be sent now; counts it if not. */
-inline bool icmp_allowed(void)
+/* Whether one more error may be sent (RFC 4443, 2.4 (f)); counts it if not. */
+inline bool icmp_may_send(void)
 {
-	__u32 zero = 0, now = clock_seen();
+	__u32 zero = 0, now = bpf_jiffies64() >> 4;
 	struct icmp_limit *limit = map_lookup(icmp_limit, &zero);
 
 	if (!limit)
 		return false;
 	if (limit->seen != now) {
 		limit->seen = now;
-		limit->left = ICMP_BURST;
+		limit->left = ICMP_PER_PERIOD;
 	}
 	if (!limit->left) {
 		count(COUNT_ICMP_LIMITED);
