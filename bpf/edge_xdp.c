@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* XDP on the uplinks: packets for the operator's pools go to machines, packets
- * for private addresses go nowhere, everything else is not ours.
+/* XDP on the uplinks: packets for the operator's pools go to machines or their
+ * hosts, packets for private addresses go nowhere, everything else is not ours.
  *
  * Reads as a list of decisions: edge_xdp, then edge_l4 or edge_icmp. A reason
  * other than DROP_NONE ends it. Once a packet has been changed it is delivered
@@ -12,6 +12,7 @@
 #include "csum.h"
 #include "edge_rewrite.h"
 #include "edge_icmp.h"
+#include "edge_mesh.h"
 #include "edge_reset.h"
 
 inline int drop(__u32 reason, const struct frame *frame)
@@ -21,7 +22,8 @@ inline int drop(__u32 reason, const struct frame *frame)
 }
 
 /* A later fragment follows its first one (RFC 791; no ports of its own). */
-inline int edge_fragment(struct xdp_md *ctx, struct frame *frame)
+inline int edge_fragment(struct xdp_md *ctx, struct frame *frame,
+			 const struct settings *s)
 {
 	struct frag_key key = frag_key_of(frame->ip, 0);
 	struct frag *frag = map_lookup(fragments, &key);
@@ -31,6 +33,11 @@ inline int edge_fragment(struct xdp_md *ctx, struct frame *frame)
 	if (!slot || !(slot->flags & SLOT_LIVE) ||
 	    slot->generation != frag->generation || !frag_is_fresh(frag))
 		return drop(DROP_FRAG_NO_FIRST, frame);
+	if (slot->flags & SLOT_REMOTE) {
+		struct target to = { .slot = slot, .service = frag->service };
+
+		return edge_remote(frame, s, &to, 0);
+	}
 	count_in(frag->service, length, false);
 	rewrite_ip(frame->ip, frag->new_addr);
 	return deliver(ctx, frame, slot);
@@ -59,10 +66,12 @@ inline int edge_l4(struct xdp_md *ctx, struct frame *frame,
 		return edge_reset(ctx, frame);
 	if (reason)
 		return drop(reason, frame);
-	count_in(to.service, bpf_ntohs(ip->tot_len), to.new_flow);
 	new_addr = machine_addr(to.slot, ip->protocol);
 	if (is_fragment(ip))
 		remember_fragment(ip, &to, new_addr);
+	if (to.slot->flags & SLOT_REMOTE)
+		return edge_remote(frame, s, &to, to.internal_port);
+	count_in(to.service, bpf_ntohs(ip->tot_len), to.new_flow);
 	if (!rewrite_l4(frame, new_addr, to.internal_port))
 		return drop(DROP_REWRITE, frame);
 	return deliver(ctx, frame, to.slot);
@@ -92,8 +101,39 @@ inline int edge_icmp(struct xdp_md *ctx, struct frame *frame,
 	reason = icmp_error_rewrite(frame, icmp, s, vip_index, &to);
 	if (reason)
 		return drop(reason, frame);
+	if (to.slot->flags & SLOT_REMOTE)
+		return edge_remote(frame, s, &to, 0);
 	count_in(to.service, bpf_ntohs(frame->ip->tot_len), false);
 	return deliver(ctx, frame, to.slot);
+}
+
+/* Addresses of machines and of the mesh mean nothing outside of it. */
+inline int edge_ipv6(const struct frame *frame)
+{
+	const struct mesh_frame *seen = frame->data;
+
+	if ((void *)(seen + 1) <= frame->end &&
+	    (in_sixpn(&seen->header.src) || in_sixpn(&seen->header.dst)))
+		return drop(DROP_MESH_OUTSIDE, frame);
+	return XDP_PASS;
+}
+
+/* A packet for an address of the pools. Returns a verdict or EDGE_*. */
+inline int edge_vip(struct xdp_md *ctx, struct frame *frame,
+		    const struct settings *s, __u32 vip_index)
+{
+	__u32 reason = frame_check_ipv4(frame, s);
+
+	if (reason)
+		return drop(reason, frame);
+	if (is_later_fragment(frame->ip))
+		return edge_fragment(ctx, frame, s);
+	if (frame->ip->protocol == IPPROTO_TCP ||
+	    frame->ip->protocol == IPPROTO_UDP)
+		return edge_l4(ctx, frame, s, vip_index);
+	if (frame->ip->protocol == IPPROTO_ICMP)
+		return edge_icmp(ctx, frame, s, vip_index);
+	return drop(DROP_PROTO, frame);
 }
 
 int edge_xdp(struct xdp_md *ctx)
@@ -103,8 +143,11 @@ int edge_xdp(struct xdp_md *ctx)
 		.end = (void *)(long)ctx->data_end,
 	};
 	struct settings *s;
-	__u32 vip_index, reason;
+	__u32 vip_index;
+	int verdict;
 
+	if (frame_has(&frame, ETH_P_IPV6))
+		return edge_ipv6(&frame);
 	if (!frame_has_ipv4(&frame))
 		return XDP_PASS;
 	s = get_settings();
@@ -117,15 +160,10 @@ int edge_xdp(struct xdp_md *ctx)
 			return drop(DROP_PRIVATE_DST, &frame);
 		return XDP_PASS;
 	}
-	reason = frame_check_ipv4(&frame, s);
-	if (reason)
-		return drop(reason, &frame);
-	if (is_later_fragment(frame.ip))
-		return edge_fragment(ctx, &frame);
-	if (frame.ip->protocol == IPPROTO_TCP ||
-	    frame.ip->protocol == IPPROTO_UDP)
-		return edge_l4(ctx, &frame, s, vip_index);
-	if (frame.ip->protocol == IPPROTO_ICMP)
-		return edge_icmp(ctx, &frame, s, vip_index);
-	return drop(DROP_PROTO, &frame);
+	verdict = edge_vip(ctx, &frame, s, vip_index);
+	if (verdict == EDGE_MESH)
+		return edge_encapsulate(ctx, &frame, s);
+	if (verdict == EDGE_TOO_BIG)
+		return edge_too_big(ctx, &frame, s);
+	return verdict;
 }

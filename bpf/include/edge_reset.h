@@ -5,7 +5,7 @@
 #ifndef FLYEBPF_EDGE_RESET_H
 #define FLYEBPF_EDGE_RESET_H
 
-#include "edge_rewrite.h"
+#include "edge_answer.h"
 
 struct reset_frame {
 	struct ethhdr eth;
@@ -32,20 +32,6 @@ inline void reset_tcp(struct tcphdr *tcp, const struct tcphdr *seen,
 	tcp->ack_seq = bpf_htonl(bpf_ntohl(seen->seq) + payload);
 }
 
-inline void reset_ip(struct iphdr *ip, const struct iphdr *seen)
-{
-	__builtin_memset(ip, 0, sizeof(*ip));
-	ip->version = 4;
-	ip->ihl = 5;
-	ip->tot_len = bpf_htons(sizeof(*ip) + sizeof(struct tcphdr));
-	ip->frag_off = bpf_htons(0x4000); /* DF */
-	ip->ttl = 64;
-	ip->protocol = IPPROTO_TCP;
-	ip->saddr = seen->daddr;
-	ip->daddr = seen->saddr;
-	ip->check = csum_fold(csum_words(ip, sizeof(*ip)));
-}
-
 /* Always ends the packet: counted as DROP_NO_BACKEND whether or not a reset
  * could be made of it. */
 inline int edge_reset(struct xdp_md *ctx, struct frame *frame)
@@ -58,10 +44,8 @@ inline int edge_reset(struct xdp_md *ctx, struct frame *frame)
 	count_drop(DROP_NO_BACKEND, length);
 	if ((void *)(tcp + 1) > frame->end || tcp_flags(tcp) & TH_RST)
 		return XDP_DROP;
-	answer.eth = *eth;
-	__builtin_memcpy(answer.eth.h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(answer.eth.h_source, eth->h_dest, ETH_ALEN);
-	reset_ip(&answer.ip, frame->ip);
+	answer_eth(&answer.eth, eth);
+	answer_ip(&answer.ip, frame->ip, IPPROTO_TCP, sizeof(answer.tcp));
 	reset_tcp(&answer.tcp, tcp, frame->l4_room - tcp->doff * 4);
 	answer.tcp.check = csum_fold(
 		csum_words(&answer.tcp, sizeof(answer.tcp)) +

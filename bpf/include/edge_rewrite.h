@@ -15,7 +15,18 @@ struct frame {
 	void *l4;	     /* set by frame_check_ipv4 */
 	__u32 l4_room;	     /* bytes from l4 to the end of the IP packet */
 	struct ports *ports; /* set by l4_check */
+	__u32 host;	     /* set by edge_remote, */
+	__u32 machine;	     /* with these two */
+	__be16 port;
 };
+
+/* proto: an Ethertype */
+inline bool frame_has(const struct frame *frame, __u16 proto)
+{
+	struct ethhdr *eth = frame->data;
+
+	return (void *)(eth + 1) <= frame->end && eth->h_proto == bpf_htons(proto);
+}
 
 /* Whether it is IPv4 with a whole fixed header, untagged. */
 inline bool frame_has_ipv4(struct frame *frame)
@@ -141,20 +152,14 @@ inline bool rewrite_l4(struct frame *frame, __be32 daddr, __be16 port)
 	return true;
 }
 
-/* The frame is rewritten: send it to the machine's interface. */
-inline int deliver(struct xdp_md *ctx, struct frame *frame,
-		   const struct slot *slot)
+/* The packet goes on to edge_tc. to: as in struct via_tc; what: COUNT_*. */
+inline int hand_to_tc(struct xdp_md *ctx, __u32 to, __u32 what)
 {
-	struct ethhdr *eth = frame->data;
-	__u32 ifindex = slot->ifindex;
 	struct via_tc *via;
 
-	__builtin_memcpy(eth->h_dest, slot->mac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, slot->host_mac, ETH_ALEN);
-	if (!(slot->flags & SLOT_VIA_TC))
-		return bpf_redirect(ifindex, 0);
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*via))) {
-		count_drop(DROP_REDIRECT, frame->end - frame->data);
+		count_drop(DROP_REDIRECT, (void *)(long)ctx->data_end -
+						  (void *)(long)ctx->data);
 		return XDP_DROP;
 	}
 	via = (void *)(long)ctx->data_meta;
@@ -163,9 +168,23 @@ inline int deliver(struct xdp_md *ctx, struct frame *frame,
 		return XDP_DROP;
 	}
 	via->magic = VIA_TC_MAGIC;
-	via->ifindex = ifindex;
-	count(COUNT_VIA_TC);
+	via->to = to;
+	count(what);
 	return XDP_PASS;
+}
+
+/* The frame is rewritten: send it to the machine's interface. */
+inline int deliver(struct xdp_md *ctx, struct frame *frame,
+		   const struct slot *slot)
+{
+	struct ethhdr *eth = frame->data;
+	__u32 ifindex = slot->ifindex;
+
+	__builtin_memcpy(eth->h_dest, slot->mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, slot->host_mac, ETH_ALEN);
+	if (!(slot->flags & SLOT_VIA_TC))
+		return bpf_redirect(ifindex, 0);
+	return hand_to_tc(ctx, ifindex, COUNT_VIA_TC);
 }
 
 #endif

@@ -148,7 +148,8 @@ inline __u32 steer_new(const struct settings *s, const struct tuple *t,
 	values.ifindex = ifindex;
 	values.service = service->id;
 	gens = generations(to->slot, service->id);
-	if (service->flags & SERVICE_REVERSE &&
+	/* A remote machine's replies are its host's to recognize. */
+	if (service->flags & SERVICE_REVERSE && !(to->slot->flags & SLOT_REMOTE) &&
 	    !reverse_remember(s, t, &values, to->slot, gens))
 		return DROP_FLOW_CONFLICT;
 	flow_insert(s, t, hash, &values, gens);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* How edge_xdp hands edge_tc a packet for an interface that takes no XDP
- * redirect: in the metadata before the packet, which no sender can write. */
+ * redirect, or for another host: in the metadata before the packet, which no
+ * sender can write. */
 #ifndef FLYEBPF_VIA_TC_H
 #define FLYEBPF_VIA_TC_H
 
@@ -8,7 +9,7 @@
 
 struct via_tc {
 	__u32 magic;
-	__u32 ifindex;
+	__u32 to; /* ifindex, or a host's number (top bit set) */
 };
 
 #endif
