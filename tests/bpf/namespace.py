@@ -16,7 +16,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
@@ -65,22 +65,27 @@ class Namespace:
                 ip(*line.split())
             self.ifindex = {name: socket.if_nametoindex(name) for name in PAIRS}
 
-    @contextmanager
-    def entered(self, name: str = "") -> Iterator[None]:
+    def entered(self, name: str = "") -> AbstractContextManager[None]:
         """This thread is in the namespace, or in ``name``."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        inside = os.open(f"/run/netns/{name or self.name}", os.O_RDONLY)
-        try:
-            set_namespace(inside)
-            yield
-        finally:
-            set_namespace(home)
-            os.close(home)
-            os.close(inside)
+        return entered(name or self.name)
 
     def close(self) -> None:
         for name in (self.name, self.far):
             ip("netns", "del", name)
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """This thread is in that network namespace."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        set_namespace(inside)
+        yield
+    finally:
+        set_namespace(home)
+        os.close(home)
+        os.close(inside)
 
 
 def ip(*arguments: str) -> None:

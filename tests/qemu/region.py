@@ -9,27 +9,25 @@ network namespace, with 100 clients' addresses.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from tests.bpf.namespace import set_namespace
+from tests.bpf.namespace import entered
 from tests.qemu import images, kernels
 from tests.qemu.harness import Guest
 from tests.qemu.machine import NATIVE, Machine, Nic
-from tests.qemu.world import python
+from tests.qemu.node import CONFIG, FLY_TOML, Node, tap, tiny_vm
 
 CLIENTS = [f"192.0.2.{number}" for number in range(1, 101)]
 VM_MAC = "02:fe:00:00:00:01"
 HOST, ROUTER = "198.51.100.1", "198.51.100.2"
-CREATE = 600.0  # seconds; 60 are usual under TCG
 QUEUES = 4
 """Of the uplink: virtio-net wants one more for each CPU for native XDP."""
-MULTIQUEUE = f"mq=on,vectors={2 * QUEUES + 2}"
+MULTIQUEUE = f"mq=on,vectors={2 * QUEUES + 2},{NATIVE}"
 
 
 @dataclass
@@ -37,23 +35,15 @@ class Region:
     """``vip``: of the app whose machine ``vm`` is."""
 
     host: Guest
+    node: Node
     vm: Guest
     namespace: str
     vip: str
     services_ip: str
 
-    @contextmanager
-    def outside(self) -> Iterator[None]:
+    def outside(self) -> AbstractContextManager[None]:
         """This thread is where the clients are."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        inside = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY)
-        try:
-            set_namespace(inside)
-            yield
-        finally:
-            set_namespace(home)
-            os.close(home)
-            os.close(inside)
+        return entered(self.namespace)
 
     def connect(self, port: int, client: str) -> socket.socket:
         with self.outside():
@@ -68,10 +58,10 @@ class Region:
         return end
 
     def kill_daemon(self) -> None:
-        self.host.run("kill -9 $(cat /run/region/daemon.pid)")
+        self.node.kill_daemon()
 
     def start_daemon(self) -> None:
-        self.host.run(python("-m", "tests.qemu.inside.region", "daemon"), timeout=CREATE)
+        self.node.start_daemon()
 
 
 def ip(*arguments: str) -> None:
@@ -96,22 +86,13 @@ def network() -> Iterator[str]:
         ip("netns", "del", name)
 
 
-def tap(name: str, queues: int = 1) -> str:
-    several = f",queues={queues}" if queues > 1 else ""
-    return f"tap,ifname={name},script=no,downscript=no,vhost=off{several}"
-
-
 @contextmanager
 def booted(accel: str) -> Iterator[Region]:
     """The daemon runs, its app has the VM, and the VM serves."""
     kernel = kernels.OLDEST
     with network() as name:
         nics = [
-            Nic(
-                "02:00:00:00:00:01",
-                tap("uplink", QUEUES),
-                f"mq=on,vectors={2 * QUEUES + 2},{NATIVE}",
-            ),
+            Nic("02:00:00:00:00:01", tap("uplink", QUEUES), MULTIQUEUE),
             Nic("02:ee:00:00:00:01", tap("host-vm")),
         ]
         image = images.build("host-guest", kernel)
@@ -121,40 +102,29 @@ def booted(accel: str) -> Iterator[Region]:
             ip("-n", name, "link", "set", "host-vm", "master", "bridge")
             ip("-n", name, "address", "add", f"{ROUTER}/30", "dev", "uplink")
             ip("-n", name, "route", "add", "203.0.113.0/24", "via", HOST)
-            made = create(host)
-            with Guest(vm_machine(made, name), accel) as vm:
+            node = create(host)
+            vip = node.api("post", "/v1/apps/web/addresses", {"type": "v4"})["address"]
+            body = {"interface": "eth1", "mac": VM_MAC}
+            machine = node.api("post", "/v1/apps/web/machines", body)
+            node.api("post", "/v1/apps/web/deployments", {"config": FLY_TOML})
+            node.settle()
+            with Guest(tiny_vm("vm", machine, "vm", name), accel) as vm:
                 ip("-n", name, "link", "set", "vm", "master", "bridge", "up")
-                yield Region(host, vm, name, made["vip"], made["services_ip"])
+                yield Region(host, node, vm, name, vip, machine["services_ip"])
 
 
-def create(host: Guest) -> dict[str, str]:
-    """The host's uplink, its daemon, the app and the machine."""
+def create(host: Guest) -> Node:
+    """The host's uplink, its daemon and the app."""
     host.run(
         "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; ethtool -L eth0 combined 2\n"
         f"ip address add {HOST}/30 dev eth0 && ip link set eth0 up"
         f" && ip route add default via {ROUTER}"
     )
-    said = host.run(
-        python("-m", "tests.qemu.inside.region", "create", VM_MAC), timeout=CREATE
-    ).output
-    found: dict[str, str] = json.loads(
-        next(line for line in said.splitlines() if line.startswith("{"))
+    node = Node(
+        host, CONFIG.format(name="guest", region="ams", store="sqlite", block="172.16.0.0/20")
     )
-    return found
-
-
-def vm_machine(made: dict[str, str], namespace: str) -> Machine:
-    return Machine(
-        "vm",
-        images.build("tiny-vm", kernels.OLDEST),
-        [Nic(VM_MAC, tap("vm"))],
-        {
-            "private": made["private_ip"],
-            "services": made["services_ip"],
-            "gateway": "169.254.0.1",
-        },
-        share_root=False,
-        memory=192,
-        cpus=1,
-        namespace=namespace,
-    )
+    node.prepare()
+    node.start_daemon()
+    node.api("post", "/v1/orgs", {"name": "test"})
+    node.api("post", "/v1/apps", {"name": "web", "org": "test"})
+    return node

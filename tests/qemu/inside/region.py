@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in a host guest: the daemon, and an app with one machine behind ``eth1``.
+"""Runs in a host guest: the daemon, and questions to it.
 
-``python -m tests.qemu.inside.region create MAC`` prints, as JSON, ``vip``,
-``private_ip`` and ``services_ip``; ``… daemon`` starts the daemon again.
+``python -m tests.qemu.inside.region prepare`` compiles the programs for the
+configuration in :data:`CONFIG`; ``… daemon`` starts the daemon and waits until it
+has applied everything; ``… settle`` only waits; ``… api METHOD PATH [BODY]`` prints
+what the daemon answers, as JSON.
 """
 
 from __future__ import annotations
@@ -16,66 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from flyebpf import configfile
-from flyebpf.api.client import Client, path
+from flyebpf.api.client import Client
 from flyebpf.bpf import loader
 from flyebpf.errors import FlyebpfError
 
 FOLDER = Path("/run/region")
-CONFIG = f"""
-host = "guest"
-region = "ams"
-uplinks = ["eth0"]
-state_dir = "{FOLDER}/state"
-bpffs = "{FOLDER}/bpffs"
-[pools]
-anycast_v4 = ["203.0.113.0/28"]
-[dataplane]
-flows = 65536
-services = 1024
-machines = 256
-maglev_entries = 262144
-pool_addresses = 64
-[api]
-socket = "{FOLDER}/api.sock"
-group = "root"
-[metrics]
-listen = ""
-"""
-FLY_TOML = """
-app = "web"
-[[services]]
-protocol = "tcp"
-internal_port = 8080
-[[services.ports]]
-port = 80
-[[services]]
-protocol = "udp"
-internal_port = 5353
-[[services.ports]]
-port = 53
-"""
+CONFIG = FOLDER / "flyebpf.toml"
+SOCKET = FOLDER / "api.sock"
 PATIENCE = 120.0  # seconds, under TCG
 
 
 def main() -> None:
-    if sys.argv[1] == "create":
-        FOLDER.mkdir()
-        (FOLDER / "flyebpf.toml").write_text(CONFIG)
-        # The daemon adopts what is pinned. Compiled here, it may take as long
-        # as it takes on a machine that only pretends to be one.
-        loader.COMPILE_TIMEOUT = PATIENCE * 5
-        loader.ensure(configfile.load(FOLDER / "flyebpf.toml")).close()
-        start_daemon()
-        print(json.dumps(create(Client(str(FOLDER / "api.sock"), PATIENCE), sys.argv[2])))
-    else:
-        start_daemon()
-    settle()
+    match sys.argv[1:]:
+        case ["prepare"]:
+            # The daemon adopts what is pinned. Compiled here, it may take as long
+            # as it takes on a machine that only pretends to be one.
+            loader.COMPILE_TIMEOUT = PATIENCE * 5
+            loader.ensure(configfile.load(CONFIG)).close()
+        case ["daemon"]:
+            start_daemon()
+            settle()
+        case ["settle"]:
+            settle()
+        case ["api", method, path, *body]:
+            api = Client(str(SOCKET), PATIENCE)
+            ask = {"get": api.get, "post": api.post, "delete": api.delete}[method]
+            print(json.dumps(ask(path, *map(json.loads, body))))
+        case other:
+            sys.exit(f"not known: {other}")
 
 
 def start_daemon() -> None:
     with (FOLDER / "daemon.log").open("ab") as log:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "flyebpf", "daemon", "--config", FOLDER / "flyebpf.toml"],
+            [sys.executable, "-m", "flyebpf", "daemon", "--config", CONFIG],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -87,7 +63,7 @@ def start_daemon() -> None:
 
 def status() -> Any:
     try:
-        return Client(str(FOLDER / "api.sock"), PATIENCE).get("/v1/status")
+        return Client(str(SOCKET), PATIENCE).get("/v1/status")
     except FlyebpfError:
         return None
 
@@ -108,16 +84,6 @@ def until(condition: Any) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"not in time; {status()}\n{(FOLDER / 'daemon.log').read_text()[-3000:]}")
         time.sleep(0.1)
-
-
-def create(api: Client, mac: str) -> dict[str, str]:
-    api.post(path("orgs"), {"name": "test"})
-    api.post(path("apps"), {"name": "web", "org": "test"})
-    vip = api.post(path("apps", "web", "addresses"), {"type": "v4"})["address"]
-    body = {"interface": "eth1", "mac": mac}
-    machine = api.post(path("apps", "web", "machines"), body)
-    api.post(path("apps", "web", "deployments"), {"config": FLY_TOML})
-    return {"vip": vip, **{key: machine[key] for key in ("private_ip", "services_ip")}}
 
 
 if __name__ == "__main__":
