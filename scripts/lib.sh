@@ -35,6 +35,7 @@ packages=(
 guest_packages=(
     qemu-system-x86  # runs the guests
     busybox-static   # their first programs
+    tcpdump          # what is on their wires
 )
 
 say() { printf '==> %s\n' "$*"; }
