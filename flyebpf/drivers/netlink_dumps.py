@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from flyebpf.drivers.link_features import NLMSG, attributes
 
@@ -19,7 +20,7 @@ SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETLINK, RTM_GETROUTE, RTM_GETNEIGH, RTM_GETTFILTER = 18, 26, 30, 46
-AF_INET = 2
+AF_INET, AF_INET6 = 2, 10
 IFF_UP = 1
 
 IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
@@ -27,13 +28,25 @@ IFLA_IFNAME, IFLA_GROUP, IFLA_EXT_MASK = 3, 27, 29
 SKIP_STATS = struct.pack("=HHI", 8, IFLA_EXT_MASK, 1 << 3)  # RTEXT_FILTER_SKIP_STATS
 
 ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, …
-RTA_DST, RTA_OIF = 1, 4
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
 
 NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
 NDA_DST, NDA_LLADDR = 1, 2
 
 FILTER = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 TCA_OPTIONS, TCA_BPF_NAME = 2, 7
+
+
+SIZE = {AF_INET: 4, AF_INET6: 16}
+
+
+class DeviceRoute(NamedTuple):
+    """``via``: the next hop, "" for none."""
+
+    ifindex: int
+    cidr: str
+    via: str
+    metric: int
 
 
 class Dumps:
@@ -101,6 +114,27 @@ class Dumps:
             if (prefix, of, made_by) == (32, table, protocol) and RTA_OIF in facts:
                 ifindex = int.from_bytes(facts[RTA_OIF], "little")
                 found.add((ifindex, socket.inet_ntoa(facts[RTA_DST])))
+        return found
+
+    def device_routes(self, family: int, table: int, protocol: int) -> set[DeviceRoute]:
+        """Routes of either family that have one next hop."""
+        found = set()
+        request = ROUTE.pack(family, 0, 0, 0, table, protocol, 0, 0, 0)
+        for body in self._dump(RTM_GETROUTE, request):
+            of_family, prefix, _, _, of, made_by, *_ = ROUTE.unpack_from(body)
+            facts = attributes(body[ROUTE.size :])
+            if (of_family, of, made_by) != (family, table, protocol) or RTA_OIF not in facts:
+                continue
+            destination = socket.inet_ntop(family, facts.get(RTA_DST, bytes(16))[: SIZE[family]])
+            via = facts.get(RTA_GATEWAY)
+            found.add(
+                DeviceRoute(
+                    int.from_bytes(facts[RTA_OIF], "little"),
+                    f"{destination}/{prefix}",
+                    socket.inet_ntop(family, via) if via else "",
+                    int.from_bytes(facts.get(RTA_PRIORITY, b""), "little"),
+                )
+            )
         return found
 
     def neighbours(self, state: int) -> set[tuple[int, str, str]]:

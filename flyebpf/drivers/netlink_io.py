@@ -28,6 +28,7 @@ ROUTE_PROTOCOL = 0xFE
 
 FILTER_NAME = "flyebpf:"
 INGRESS = 0xFFFFFFF2  # TC_H_CLSACT | TC_H_MIN_INGRESS
+EGRESS = 0xFFFFFFF3  # TC_H_CLSACT | TC_H_MIN_EGRESS
 HANDLE, PRIORITY, ETH_P_ALL = 1, 1, 3
 PERMANENT = 0x80  # NUD_PERMANENT
 SCOPE_LINK = 253
@@ -83,8 +84,10 @@ class Netlink:
         with kernel(f"configure interface {name}"):
             self._ip.link("set", index=ifindex, **what)
 
-    def guard(self, name: str, ifindex: int, program: Program, role: str) -> None:
-        """Our ingress filter, put in place of an older one in one step."""
+    def guard(
+        self, name: str, ifindex: int, program: Program, role: str, parent: int = INGRESS
+    ) -> None:
+        """Our filter at ``parent``, put in place of an older one in one step."""
         with kernel(f"add clsact to interface {name}", errno.EEXIST):
             self._ip.tc("add", "clsact", ifindex)
         with kernel(f"attach {role} to interface {name}"):
@@ -93,7 +96,7 @@ class Netlink:
                 "bpf",
                 ifindex,
                 HANDLE,
-                parent=INGRESS,
+                parent=parent,
                 prio=PRIORITY,
                 protocol=ETH_P_ALL,
                 fd=program.fd,
@@ -101,24 +104,24 @@ class Netlink:
                 direct_action=True,
             )
 
-    def unguard(self, name: str, ifindex: int) -> None:
+    def unguard(self, name: str, ifindex: int, parent: int = INGRESS) -> None:
         """Remove our filter, if it is there."""
-        if self.filter(name, ifindex):
+        if self.filter(name, ifindex, parent):
             with kernel(f"remove the filter of interface {name}", errno.ENOENT, errno.EINVAL):
                 self._ip.tc(
                     "del-filter",
                     "bpf",
                     ifindex,
                     HANDLE,
-                    parent=INGRESS,
+                    parent=parent,
                     prio=PRIORITY,
                     protocol=ETH_P_ALL,
                 )
 
-    def filter(self, name: str, ifindex: int) -> str:
-        """The name of our ingress filter, which tells the program; or ""."""
+    def filter(self, name: str, ifindex: int, parent: int = INGRESS) -> str:
+        """The name of our filter at ``parent``, which tells the program; or ""."""
         with kernel(f"read the filters of interface {name}", errno.EINVAL, errno.ENODEV):
-            for handle, called in self._dumps.filters(ifindex, INGRESS):
+            for handle, called in self._dumps.filters(ifindex, parent):
                 if handle == HANDLE and called.startswith(FILTER_NAME):
                     return called
         return ""

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parts of the mesh driver share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flyebpf.bpf.program import Program
+from flyebpf.drivers import sysctl
+from flyebpf.drivers.netlink_io import Netlink, filter_name
+from flyebpf.drivers.netlink_mesh import Facts, MeshNetlink
+from flyebpf.drivers.wireguard_devices import WireguardDevices
+from flyebpf.drivers.wireguard_keys import Keys
+
+Settings = Mapping[tuple[str, str], str]
+"""Family and key of a setting of an interface, and its value."""
+
+SETTINGS: Settings = {
+    ("ipv6", "disable_ipv6"): "0",
+    ("ipv4", "rp_filter"): "2",  # while keys are rotated, hosts are reached over two
+}
+OWN_SETTINGS: Settings = {**SETTINGS, ("ipv6", "addr_gen_mode"): "1"}
+"""Of devices that we made: no link-local address, and so no multicast of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """``created`` is told the name of a device that is new."""
+
+    netlink: Netlink
+    mesh: MeshNetlink
+    devices: WireguardDevices
+    keys: Keys
+    programs: Mapping[str, Program]
+    created: Callable[[str], None]
+
+    def device(self, name: str, role: str) -> Facts:
+        """A WireGuard device with the program on it, made if need be; a new one
+        is down: nothing that comes in passes by the program."""
+        is_new = self.mesh.look(name) is None
+        facts = self.devices.ensure(name)
+        if is_new:
+            self.created(name)
+        self.guard(name, facts, role)
+        return facts
+
+    def guard(self, name: str, facts: Facts, role: str) -> None:
+        """The program at its ingress."""
+        program = self.programs[role]
+        if self.netlink.filter(name, facts.ifindex) != filter_name(role, program):
+            self.netlink.guard(name, facts.ifindex, program, role)
+
+    def set_up(self, name: str, key: int | str, port: int) -> None:
+        """Its key and its port, written only when they are others."""
+        device = self.devices.read(name)
+        private = self.keys.private(key)
+        new_key = private if private != device.private_key else None
+        new_port = port if port != device.port else None
+        if new_key is not None or new_port is not None:
+            self.devices.write(name, private_key=new_key, port=new_port)
+
+
+def are_set(name: str, settings: Settings) -> bool:
+    """Whether the kernel has these, where it knows them at all."""
+    return all(
+        sysctl.read(sysctl.interface(family, name, key)) in ("", value)
+        for (family, key), value in settings.items()
+    )
+
+
+def write_settings(name: str, settings: Settings) -> None:
+    for (family, key), value in settings.items():
+        sysctl.write(sysctl.interface(family, name, key), value)
