@@ -15,10 +15,13 @@ from flyebpf.model.records import (
     App,
     Cluster,
     Deployment,
+    Host,
     Machine,
+    Network,
     Port,
     Service,
 )
+from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.model.state import State
 from flyebpf.store.base import Change, Entry
 
@@ -29,9 +32,12 @@ CONFIG = DaemonConfig(
     pools=PoolsConfig(anycast_v4=("203.0.113.0/24",)),
 )
 CLUSTER = Cluster(seed=0xDEADBEEF)
+NETWORK = Network("acme", "default", 7)
+HERE = Host("h1", HOST_BIT | 1, "ams", "172.16.0.0/20")
+THERE = Host("h2", HOST_BIT | 2, "fra", "172.16.16.0/20")
 
 
-def machine(number: int, app: str = "web", **values: Any) -> Machine:
+def machine(number: int, /, app: str = "web", **values: Any) -> Machine:
     """Machine ``number`` of host h1, with an id, interface, MAC and addresses of
     its own."""
     made = Machine(
@@ -43,7 +49,7 @@ def machine(number: int, app: str = "web", **values: Any) -> Machine:
         mac=f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}",
         private_ip=f"172.16.{number >> 7}.{number % 128 * 2}",
         services_ip=f"172.16.{number >> 7}.{number % 128 * 2 + 1}",
-        number=number,
+        number=100 + number,
     )
     return replace(made, **values)
 
@@ -77,8 +83,9 @@ def web(*more: AnyRecord) -> State:
 
 
 def state(*records: AnyRecord) -> State:
-    """The state of these records and the cluster's; later ones replace."""
-    by_id = {(r.kind, r.ident): r for r in (CLUSTER, *records)}
+    """The state of these records, the cluster's, this host's and one network's;
+    later ones replace."""
+    by_id = {(r.kind, r.ident): r for r in (CLUSTER, NETWORK, HERE, *records)}
     return State.load(1, [Entry(r.kind, r.ident, encode(r), 1) for r in by_id.values()])
 
 

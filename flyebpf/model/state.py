@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from flyebpf import collector
 from flyebpf.errors import InvalidError
-from flyebpf.model import names
+from flyebpf.model import fleet, names
 from flyebpf.model.codec import decode
+from flyebpf.model.index import Index
 from flyebpf.model.records import (
     BOOKKEEPING,
     Address,
@@ -24,9 +25,13 @@ from flyebpf.model.records import (
     Cluster,
     Deployment,
     Host,
+    HostStatus,
+    Latency,
     Machine,
     Network,
     Organization,
+    Presence,
+    WireguardPeer,
 )
 
 
@@ -67,56 +72,12 @@ class Update:
     after: AnyRecord | None
 
 
-class Index:
-    """Words to sets of record ids, small where a word has one id only."""
-
-    __slots__ = ("_ids",)
-
-    def __init__(self) -> None:
-        self._ids: dict[object, str | set[str]] = {}
-
-    def add(self, word: object, id: str) -> None:
-        have = self._ids.get(word)
-        if have is None:
-            self._ids[word] = id
-        elif isinstance(have, set):
-            have.add(id)
-        elif have != id:
-            self._ids[word] = {have, id}
-
-    def discard(self, word: object, id: str) -> None:
-        have = self._ids.get(word)
-        if isinstance(have, set):
-            have.discard(id)
-            if len(have) == 1:
-                self._ids[word] = have.pop()
-        elif have == id:
-            del self._ids[word]
-
-    def __getitem__(self, word: object) -> list[str]:
-        """The ids of ``word``, sorted; empty when there are none."""
-        have = self._ids.get(word)
-        if have is None:
-            return []
-        return sorted(have) if isinstance(have, set) else [have]
-
-    def __contains__(self, word: object) -> bool:
-        return word in self._ids
-
-    def only(self, word: object, id: str) -> bool:
-        """Whether ``id`` is the only one of ``word``."""
-        return self._ids.get(word) == id
-
-    def words(self) -> Iterable[object]:
-        return self._ids.keys()
-
-
 class State:
     """Every record of the store at ``revision``, decoded.
 
     ``quarantined``: (kind, id) to why that record cannot be used; to all
     lookups it does not exist. ``version`` is another number after every
-    change. Not thread safe.
+    change. ``fleet``: the hosts' tables. Not thread safe.
     """
 
     def __init__(self) -> None:
@@ -128,7 +89,10 @@ class State:
         self.machines: dict[str, Machine] = {}
         self.deployments: dict[str, Deployment] = {}
         self.addresses: dict[str, Address] = {}
-        self.hosts: dict[str, Host] = {}
+        self.fleet = fleet.Fleet()
+        self.hosts = self.fleet.hosts
+        self.host_status: dict[str, HostStatus] = {}
+        self.wireguard_peers: dict[str, WireguardPeer] = {}
         self.quarantined: dict[tuple[str, str], str] = {}
         self._clusters: dict[str, Cluster] = {}
         self._tables: dict[str, dict[str, Any]] = {
@@ -139,13 +103,23 @@ class State:
             Deployment.kind: self.deployments,
             Address.kind: self.addresses,
             Host.kind: self.hosts,
+            HostStatus.kind: self.host_status,
+            Presence.kind: self.fleet.presences,
+            Latency.kind: self.fleet.latencies,
+            WireguardPeer.kind: self.wireguard_peers,
             Cluster.kind: self._clusters,
         }
         self._machines_by_app = Index()
         self._machines_by_host = Index()
         self._machines_by_interface = Index()
         self._machines_by_ip = Index()
+        self._machines_by_number = Index()
         self._addresses_by_app = Index()
+        self._apps_by_network = Index()
+        self._networks_by_number = Index()
+        self._peers_by_host = Index()
+        self._peers_by_key = Index()
+        self._peers_by_address = Index()
 
     @classmethod
     def load(cls, revision: int, entries: Iterable[StoredRecord]) -> State:
@@ -197,11 +171,13 @@ class State:
         return app in self._addresses_by_app
 
     def is_undisputed(self, machine: Machine) -> bool:
-        """Whether nobody else claims the machine's interface or addresses."""
+        """Whether nobody else claims the machine's interface, addresses or
+        number."""
         return (
             self._machines_by_interface.only((machine.host, machine.interface), machine.id)
             and self._machines_by_ip.only(machine.private_ip, machine.id)
             and self._machines_by_ip.only(machine.services_ip, machine.id)
+            and self._machines_by_number.only(machine.number, machine.id)
         )
 
     def addresses_of(self, app: str) -> list[Address]:
@@ -213,6 +189,36 @@ class State:
         indexes = (self._addresses_by_app, self._machines_by_app)
         named = (str(word) for index in indexes for word in index.words())
         return list(dict.fromkeys((*self.apps, *self.deployments, *named)))
+
+    def network_of(self, app: str) -> Network | None:
+        """The network that an app is bound to; None where app or network is
+        missing."""
+        record = self.apps.get(app)
+        return None if record is None else self.networks.get(network_of(record))
+
+    def apps_in(self, network: str) -> list[str]:
+        """The apps bound to a network (``org/name``), by name."""
+        return self._apps_by_network[network]
+
+    def networks_with_number(self, number: int) -> list[Network]:
+        """The networks that claim a number: one, if all is well."""
+        return [self.networks[ident] for ident in self._networks_by_number[number]]
+
+    def machines_with_number(self, number: int) -> list[Machine]:
+        """The machines that claim a number: one, if all is well."""
+        return [self.machines[ident] for ident in self._machines_by_number[number]]
+
+    def peers_at(self, host: str) -> list[WireguardPeer]:
+        """Users' peers that connect to a host, by id."""
+        return [self.wireguard_peers[ident] for ident in self._peers_by_host[host]]
+
+    def peers_like(self, peer: WireguardPeer) -> list[WireguardPeer]:
+        """The other peers of its gateway that claim its key, and all that claim
+        its address: none, if all is well."""
+        found = set(self._peers_by_key[(peer.host, peer.public_key)])
+        found.update(self._peers_by_address[peer.address])
+        found.discard(peer.ident)
+        return [self.wireguard_peers[ident] for ident in sorted(found)]
 
     def _put(self, kind: str, id: str, body: dict[str, Any]) -> AnyRecord | None:
         if kind in BOOKKEEPING:
@@ -228,32 +234,55 @@ class State:
             return None
         ident = record.ident  # its own string, so that the store's can go
         self._tables[kind][ident] = record
-        if isinstance(record, Machine | Address):
-            for index, word in self._words(record):
-                index.add(word, ident)
+        if kind in fleet.KINDS:
+            self.fleet.add(record)
+        for index, word in self._words(record):
+            index.add(word, ident)
         return record
 
     def _drop(self, kind: str, id: str) -> None:
         self.quarantined.pop((kind, id), None)
         record = self._tables.get(kind, {}).pop(id, None)
-        if isinstance(record, Machine | Address):
-            for index, word in self._words(record):
-                index.discard(word, id)
+        if record is None:
+            return
+        if kind in fleet.KINDS:
+            self.fleet.discard(record)
+        for index, word in self._words(record):
+            index.discard(word, id)
 
-    def _words(self, record: Machine | Address) -> tuple[tuple[Index, object], ...]:
-        if isinstance(record, Address):
-            return ((self._addresses_by_app, record.app),)
-        return (
-            (self._machines_by_app, record.app),
-            (self._machines_by_host, record.host),
-            (self._machines_by_interface, (record.host, record.interface)),
-            (self._machines_by_ip, record.private_ip),
-            (self._machines_by_ip, record.services_ip),
-        )
+    def _words(self, record: AnyRecord) -> tuple[tuple[Index, object], ...]:
+        match record:
+            case Machine():
+                return (
+                    (self._machines_by_app, record.app),
+                    (self._machines_by_host, record.host),
+                    (self._machines_by_interface, (record.host, record.interface)),
+                    (self._machines_by_ip, record.private_ip),
+                    (self._machines_by_ip, record.services_ip),
+                    (self._machines_by_number, record.number),
+                )
+            case Address():
+                return ((self._addresses_by_app, record.app),)
+            case App():
+                return ((self._apps_by_network, network_of(record)),)
+            case Network():
+                return ((self._networks_by_number, record.number),)
+            case WireguardPeer():
+                return (
+                    (self._peers_by_host, record.host),
+                    (self._peers_by_key, (record.host, record.public_key)),
+                    (self._peers_by_address, record.address),
+                )
+        return ()
 
     def counts(self) -> Mapping[str, int]:
         """Usable records of each kind."""
         return {kind: len(table) for kind, table in self._tables.items()}
+
+
+def network_of(app: App) -> str:
+    """The ident of the network that an app is bound to."""
+    return f"{app.org}/{app.network}"
 
 
 def _check_machine(machine: Machine) -> None:
