@@ -27,6 +27,8 @@ packages=(
     nginx-light      # the demo and the tests: a real web server
     iperf3           # the tests: throughput
     wrk              # the tests: load
+    etcd-server      # the lab and the tests: the store of many hosts
+    etcd-client      # etcdctl, to look into it
     socat            # the tests: servers and clients
     iputils-ping     # the tests, and for you to play with
 )
@@ -130,16 +132,14 @@ install_packages() {
     run_quietly "apt-get install" apt-get -qq -y --no-install-recommends install "${missing[@]}"
     allow_services
     trap - EXIT
-    # The lab runs its own nginx inside its VMs; the system's one, which was
-    # not there before, shall not appear at the next boot either.
-    case " ${missing[*]} " in
-    *" nginx-light "*)
-        if command -v systemctl >/dev/null; then
-            systemctl disable nginx.service >/dev/null 2>&1 || true
-        fi
-        ;;
-    esac
+    # The lab runs its own nginx and etcd; the system's ones, which were not
+    # there before, shall not appear at the next boot either.
+    command -v systemctl >/dev/null || return 0
+    case " ${missing[*]} " in *" nginx-light "*) disable_service nginx ;; esac
+    case " ${missing[*]} " in *" etcd-server "*) disable_service etcd ;; esac
 }
+
+disable_service() { systemctl disable "$1.service" >/dev/null 2>&1 || true; }
 
 check_kernel() {
     say "checking the kernel"

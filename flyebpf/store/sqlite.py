@@ -32,6 +32,7 @@ from flyebpf.store.base import (
     Transaction,
     check_writes,
 )
+from flyebpf.store.bodies import from_text, to_text
 
 CHANGES_KEPT = 20_000
 _POLL_SECONDS = 0.5  # how late changes by other processes are seen
@@ -71,7 +72,7 @@ class SqliteStore:
         query = "SELECT body, revision FROM records WHERE kind = ? AND id = ?"
         with self._reading():
             row = self._reader.execute(query, (kind, id)).fetchone()
-        return None if row is None else Entry(kind, id, _body(row[0]), row[1])
+        return None if row is None else Entry(kind, id, from_text(row[0]), row[1])
 
     def list(self, kind: str) -> builtins.list[Entry]:
         query = "SELECT kind, id, body, revision FROM records WHERE kind = ? ORDER BY id"
@@ -97,7 +98,7 @@ class SqliteStore:
 
     def commit(self, transaction: Transaction) -> int:
         check_writes(transaction)
-        bodies = [_text(w.body) if isinstance(w, Put) else None for w in transaction.writes]
+        bodies = [to_text(w.body) if isinstance(w, Put) else None for w in transaction.writes]
         with self._write_lock, self._translated("write"):
             self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
@@ -123,7 +124,7 @@ class SqliteStore:
             finally:
                 self._reader.execute("ROLLBACK")
         return [
-            Change(revision, kind, ident, None if body is None else _body(body))
+            Change(revision, kind, ident, None if body is None else from_text(body))
             for revision, kind, ident, body in rows
         ]
 
@@ -248,10 +249,6 @@ def _unavailable(operation: str, path: Path, error: Exception) -> UnavailableErr
     return StoreUnavailableError(f"cannot {operation} the state file {path}: {error}", remedy)
 
 
-def _text(body: Json) -> str:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-
-
 def _entries(rows: Sequence[tuple[str, str, str, int]]) -> list[Entry]:
     bodies = _bodies([row[2] for row in rows])
     return [
@@ -268,14 +265,4 @@ def _bodies(texts: Sequence[str]) -> list[Json]:
             return bodies
     except ValueError:
         pass
-    return [_body(text) for text in texts]
-
-
-def _body(text: str) -> Json:
-    """One body; a broken one becomes what no record can be decoded from, so
-    that it is reported under its id and does not stop the others."""
-    try:
-        body = json.loads(text)
-    except ValueError:
-        body = None
-    return body if isinstance(body, dict) else {"unreadable": text}
+    return [from_text(text) for text in texts]

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "drivers": {"model", "reconcile", "bpf", "wireguardkeys"},
     "metrics": {"model", "api.backend"},
     "api": {"model", "store", "ops", "flytoml", "plan"},
-    "cli": {"api.client", "flytoml", "configfile", "daemon"},
+    "join": {"model", "store", "ops", "configfile"},
+    "cli": {"api.client", "flytoml", "configfile", "daemon", "join"},
     "lab": {"api.client", "cli", "model", "flytoml"},
     "__main__": {"cli"},
 }
@@ -47,8 +48,10 @@ ANYTHING = {"daemon"}
 HOMES = {
     "bcc": ["flyebpf.bpf.compiler"],
     "pyroute2": ["flyebpf.drivers.netlink*", "flyebpf.lab.*"],
-    "cryptography": ["flyebpf.wireguardkeys"],
+    "cryptography": ["flyebpf.wireguardkeys", "flyebpf.drivers.wireguard_keys"],
     "sqlite3": ["flyebpf.store.sqlite*"],
+    "etcd3gw": ["flyebpf.store.etcdmembers"],
+    "requests": ["flyebpf.store.etcdmembers"],
     "starlette": ["flyebpf.api.*"],
     "uvicorn": ["flyebpf.api.server"],
     "click": ["flyebpf.cli.*", "flyebpf.lab.*"],
@@ -138,7 +141,16 @@ def test_the_rules_catch_a_wrong_import() -> None:
     assert may_import("flyebpf.cli.apps", "flyebpf.api.client")
 
 
-KERNEL = ("bcc", "pyroute2", "sqlite3", "starlette", "uvicorn", "anyio", "prometheus_client")
+KERNEL = (
+    "bcc",
+    "pyroute2",
+    "sqlite3",
+    "starlette",
+    "uvicorn",
+    "anyio",
+    "prometheus_client",
+    "requests",
+)
 
 
 @pytest.mark.parametrize(
