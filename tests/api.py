@@ -7,14 +7,18 @@ import http.client
 import json
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flyebpf.api.components import COMPONENTS
 from flyebpf.api.routes import ROUTES
 from flyebpf.api.schema import check
 from flyebpf.api.table import ERROR_SCHEMA, Route
+from flyebpf.config import EtcdConfig
+from flyebpf.model.records import PEERS_KEY, Host
+from flyebpf.ops.transact import Tx, transact
 from tests.fakes_backend import FakeBackend
+from tests.stores import GATEWAY_KEY, add_host
 
 MACHINE = "0123456789abcd"
 
@@ -97,3 +101,19 @@ def find_route(method: str, target: str) -> Route | None:
 
 def machine_body(number: int = 1, **more: object) -> dict[str, object]:
     return {"interface": f"tap{number}", "mac": f"02:00:00:00:00:{number:02x}", **more}
+
+
+def make_cluster(api: Api) -> None:
+    """Let the host that answers have a mesh, an etcd that others can join, users'
+    peers, and a neighbour, h2."""
+    backend = api.backend
+    etcd = EtcdConfig(("https://192.0.2.9:2379",))
+    backend.config = replace(backend.config, store="etcd", etcd=etcd)
+
+    def action(tx: Tx) -> None:
+        host = tx.require(Host, "h1")
+        keys = {"0": GATEWAY_KEY, PEERS_KEY: GATEWAY_KEY}
+        tx.put(replace(host, underlay="wireguard", endpoint="192.0.2.1", port=51820, keys=keys))
+
+    transact(backend.store, action)
+    add_host(backend.store, 2)

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flyebpf.config import DaemonConfig, PoolsConfig, PrivateConfig
+from flyebpf.model.records import PEERS_KEY, Host, Presence
 from flyebpf.ops import apps, cluster, orgs
+from flyebpf.ops.transact import Tx, transact
+from flyebpf.store.base import Store
 from flyebpf.store.sqlite import SqliteStore
 
 
@@ -34,3 +37,28 @@ def region(folder: Path, of: DaemonConfig | None = None) -> Iterator[SqliteStore
     apps.create(store, "db", "acme", network="back")
     yield store
     store.close()
+
+
+GATEWAY_KEY = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+
+
+def add_host(store: Store, number: int, *, present: bool = True) -> Host:
+    """Host h<number>, with a mesh and a device for users' peers."""
+    keys = {"0": GATEWAY_KEY, PEERS_KEY: GATEWAY_KEY}
+    wanted = Host(
+        f"h{number}",
+        0,
+        f"r{number}",
+        f"172.16.{16 * number}.0/20",
+        "wireguard",
+        f"192.0.2.{number}",
+        51820,
+        keys,
+    )
+
+    def action(tx: Tx) -> Host:
+        if present:
+            tx.put(Presence(wanted.name))
+        return cluster.register(tx, wanted)[1]
+
+    return transact(store, action)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from flyebpf.api.components_cluster import CLUSTER, NETWORK_FIELDS
 from flyebpf.api.schema import (
     Schema,
     array,
@@ -19,13 +20,8 @@ from flyebpf.model.records import AddressKind, MachineState
 
 BYTES = "L3 bytes."
 
-NETWORK_FIELDS: dict[str, Schema] = {
-    "org": string("The organization."),
-    "network": string("The 6PN's name in its organization."),
-    "network_id": string("The 6PN's id: 8 hex digits, never reused."),
-}
-
 COMPONENTS: dict[str, Schema] = {
+    **CLUSTER,
     "Org": obj({"name": string(), "networks": array(string()), "apps": array(string())}),
     "OrgCreate": obj({"name": string()}),
     "Network": obj({**NETWORK_FIELDS, "prefix": string("The /48 of its machines.")}),
@@ -66,6 +62,13 @@ COMPONENTS: dict[str, Schema] = {
             "region": string(),
             "metadata": mapping(string()),
             "id": string("14 hex digits; chosen when left out."),
+        },
+    ),
+    "MachineMove": obj(
+        {"interface": string("On the host that it moves to.")},
+        {
+            "host": string("Default: the host that is asked."),
+            "mac": string("The VM's own; default: as before."),
         },
     ),
     "MetadataChange": obj(

@@ -20,7 +20,11 @@ from flyebpf.model.records import (
     Host,
     Machine,
     Network,
+    WireguardPeer,
 )
+from flyebpf.ops.hosts import HostView
+from flyebpf.ops.rotation import Rotation
+from flyebpf.ops.wireguard import own_address
 from flyebpf.plan.services import Exposure
 from flyebpf.store.base import Store
 
@@ -93,6 +97,61 @@ def _text(form: Callable[..., str], *numbers: int) -> str:
         return form(*numbers)
     except ValueError:
         return ""
+
+
+def host(view: HostView, asked: str, handshake: str) -> Json:
+    """``asked``: the host that answers; ``handshake``: its last one with this one."""
+    record, status = view.host, view.status
+    return {
+        "name": record.name,
+        "id": f"{record.number:08x}",
+        "region": record.region,
+        "state": "up" if view.present or record.name == asked else "away",
+        "drained": record.drained,
+        "this": record.name == asked,
+        "underlay": record.underlay,
+        "endpoint": record.endpoint,
+        "port": record.port,
+        "block": record.block,
+        "mesh_address": _text(sixpn.host_address, record.number),
+        "mesh_prefix": _text(sixpn.host_prefix, record.number),
+        "machines": view.machines,
+        "wireguard_peers": view.peers,
+        "version": status.version if status else "",
+        "programs": status.programs if status else "",
+        "kernel": status.kernel if status else "",
+        "wireguard": status.wireguard if status else "",
+        "applied_revision": status.applied_revision if status else 0,
+        "seen": status.seen if status else "",
+        "handshake": handshake,
+        "handshakes": dict(status.peers) if status else {},
+    }
+
+
+def rotation(record: Rotation) -> Json:
+    return {
+        "running": record.running,
+        "generation": record.generation,
+        "next": record.next,
+        "waiting": list(record.waiting),
+        "away": list(record.away),
+    }
+
+
+def wireguard_peer(record: WireguardPeer, lookup: Lookup) -> Json:
+    place = lookup.find(Network, f"{record.org}/{record.network}")
+    number = network_fields(place)["network_id"]
+    return {
+        "name": record.name,
+        "org": record.org,
+        "network": record.network,
+        "network_id": number,
+        "gateway": record.host,
+        "address": own_address(record),
+        "prefix": record.address,
+        "public_key": record.public_key,
+        "created": record.created,
+    }
 
 
 def address(record: Address, lookup: Lookup) -> Json:

@@ -56,13 +56,16 @@ def list_(org: str | None, as_json: bool) -> None:
             app["name"],
             app["org"],
             app["network"],
+            app["network_id"],
             app["machines"],
             app["addresses"],
             f"v{app['version']}" if app["version"] else "not deployed",
         )
         for app in found
     ]
-    output.print_table(("NAME", "ORG", "NETWORK", "MACHINES", "ADDRESSES", "DEPLOYED"), rows)
+    output.print_table(
+        ("NAME", "ORG", "NETWORK", "NETWORK ID", "MACHINES", "ADDRESSES", "DEPLOYED"), rows
+    )
 
 
 @apps.command()

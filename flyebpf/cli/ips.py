@@ -75,4 +75,5 @@ def release(app: str | None, addresses: Sequence[str]) -> None:
     """
     target = path("apps", options.need_app(app), "addresses", "release")
     for item in options.api().post(target, {"addresses": list(addresses)})["items"]:
-        output.say(f"Released {item['address']} of app {item['app']}.")
+        place = f"organization {item['org']}, network {item['network']}"
+        output.say(f"Released {item['address']} of app {item['app']} ({place}).")

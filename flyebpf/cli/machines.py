@@ -161,6 +161,31 @@ _action("uncordon", "gets new flows again", "Give machines new flows again.")
 
 
 @machines.command()
+@click.argument("id_", metavar="ID")
+@click.option("--interface", metavar="DEV", required=True, help="The VM's interface there.")
+@click.option("--host", metavar="HOST", default=None, help="Default: this host.")
+@click.option("--mac", metavar="MAC", default=None, help="The VM's own; default: as before.")
+@options.json_option
+def move(id_: str, interface: str, host: str | None, mac: str | None, as_json: bool) -> None:
+    """Say that a VM is behind another interface, here or on another host.
+
+    It keeps its id. On another host it gets other private addresses and another
+    6PN address: `machines hosts` and `machines env` print its files anew.
+
+    \b
+    flyebpf machines move 0123456789abcd --host h2 --interface tap0
+    """
+    given = {"interface": interface, "host": host, "mac": mac}
+    body = {key: value for key, value in given.items() if value is not None}
+    machine = options.api().post(path("machines", id_, "move"), body)
+    if as_json:
+        output.print_json(machine)
+    else:
+        output.say(f"Moved machine {machine['id']} to host {machine['host']}.")
+        _print_one(machine)
+
+
+@machines.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @options.yes_option
 def remove(ids: Sequence[str], yes: bool) -> None:

@@ -18,6 +18,7 @@ from flyebpf.errors import FlyebpfError
 
 COMMANDS = {
     "status": Lazy("flyebpf.cli.status:status", "Show how this host is, and what is wrong."),
+    "hosts": Lazy("flyebpf.cli.hosts:hosts", "Manage the hosts of the cluster."),
     "orgs": Lazy("flyebpf.cli.orgs:orgs", "Manage organizations."),
     "apps": Lazy("flyebpf.cli.apps:apps", "Manage apps."),
     "networks": Lazy("flyebpf.cli.networks:networks", "Show private networks (6PN)."),
@@ -26,6 +27,9 @@ COMMANDS = {
     "config": Lazy("flyebpf.cli.config:config", "Check an app's fly.toml."),
     "services": Lazy("flyebpf.cli.services:services", "Show services and their traffic."),
     "ips": Lazy("flyebpf.cli.ips:ips", "Manage an app's public addresses."),
+    "wireguard": Lazy(
+        "flyebpf.cli.wireguard:wireguard", "Let users' computers into private networks."
+    ),
     "drops": Lazy("flyebpf.cli.drops:drops", "Show dropped packets by reason."),
     "daemon": Lazy("flyebpf.cli.daemon:daemon", "Run the host's daemon."),
     "lab": Lazy("flyebpf.lab.cli:lab", "Run a small region on this machine."),

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
 from flyebpf.api.routes import ROUTES
+from flyebpf.model.records import Host
+from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Put, Transaction
-from tests.api import FLY_TOML, Api, machine_body
+from tests.api import FLY_TOML, Api, machine_body, make_cluster
 from tests.fakes_backend import serving
+from tests.stores import GATEWAY_KEY
 
 
 @pytest.fixture
@@ -46,11 +50,46 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     ):  # fmt: skip
         web.ok("GET", target)
     web.ok("POST", "/v1/reload")
+    use_cluster(web, one)
     owned = [item["address"] for item in web.ok("GET", "/v1/addresses?app=web")["items"]]
     web.ok("POST", "/v1/apps/web/addresses/release", {"addresses": owned})
     web.ok("DELETE", one)
     web.ok("DELETE", "/v1/apps/web")
     assert web.used == {route.name for route in ROUTES if not route.stream}
+
+
+def use_cluster(api: Api, machine: str) -> None:
+    """Every route of hosts and WireGuard peers."""
+    make_cluster(api)
+    peer = {"name": "laptop", "org": "acme"}
+    assert "PrivateKey" in api.ok("POST", "/v1/wireguard-peers", peer)["config"]
+    api.ok("POST", f"{machine}/move", {"host": "h2", "interface": "tap7"})
+    for target in (
+        "/v1/hosts", "/v1/hosts/h2", "/v1/wireguard-peers", "/v1/wireguard-peers/status",
+        "/v1/orgs/acme/wireguard-peers/laptop", "/v1/key-rotation",
+    ):  # fmt: skip
+        api.ok("GET", target)
+    assert api.ok("POST", "/v1/hosts/h2/drain")["drained"]
+    assert not api.ok("POST", "/v1/hosts/h2/undrain")["drained"]
+    api.ok("POST", f"{machine}/move", {"interface": "tap1"})
+    api.ok("POST", "/v1/key-rotation")
+    add_next_keys(api)
+    api.ok("POST", "/v1/key-rotation/finish")
+    api.ok("POST", "/v1/hosts/h2/remove", {"force": True})
+    api.ok("DELETE", "/v1/orgs/acme/wireguard-peers/laptop")
+    api.ok("POST", "/v1/join-tokens", {"minutes": 5})
+    assert api.ok("DELETE", "/v1/join-tokens") == {"revoked": 1}
+
+
+def add_next_keys(api: Api) -> None:
+    """As the hosts' daemons do it."""
+
+    def action(tx: Tx) -> None:
+        for name in ("h1", "h2"):
+            host = tx.require(Host, name)
+            tx.put(replace(host, keys={**host.keys, "1": GATEWAY_KEY}))
+
+    transact(api.backend.store, action)
 
 
 def test_records_show_what_they_belong_to(web: Api) -> None:

@@ -16,7 +16,7 @@ from flyebpf.api.components import COMPONENTS
 from flyebpf.api.routes import ROUTES
 from flyebpf.api.schema import REF_PREFIX, Schema
 from flyebpf.api.table import Route
-from tests.api import FLY_TOML, MACHINE, Api, machine_body
+from tests.api import FLY_TOML, MACHINE, Api, machine_body, make_cluster
 from tests.fakes_backend import serving
 
 ACCEPTED = {200, 201, 400, 404, 405, 409, 410, 413, 422}
@@ -41,7 +41,12 @@ def values(schema: Schema) -> st.SearchStrategy[Any]:
         return st.sampled_from(schema["enum"])
     if schema["type"] != "object":
         inner = values(schema["items"]) if "items" in schema else st.nothing()
-        by_type = {"string": TEXT, "boolean": st.booleans(), "array": st.lists(inner, max_size=3)}
+        by_type = {
+            "integer": st.integers(),
+            "string": TEXT,
+            "boolean": st.booleans(),
+            "array": st.lists(inner, max_size=3),
+        }
         return by_type[schema["type"]]
     if "properties" not in schema:
         return st.dictionaries(TEXT, values(schema["additionalProperties"]), max_size=3)
@@ -57,6 +62,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         api.ok("POST", "/v1/orgs", {"name": "acme"})
         api.ok("POST", "/v1/apps", {"name": "web", "org": "acme"})
         api.ok("POST", "/v1/apps/web/machines", machine_body(id=MACHINE))
+        make_cluster(api)
         yield api
 
 
@@ -79,7 +85,7 @@ FEW = settings(
 @given(data=st.data())
 def test_bodies(api: Api, route: Route, data: st.DataObject) -> None:
     assert route.body is not None
-    name = {"app": "web", "machine": MACHINE}
+    name = {"app": "web", "machine": MACHINE, "host": "h1"}
     where = target(route, [name[parameter] for parameter in route.parameters])
     body = data.draw(values(route.body) | ANY)
     status, answer = api.raw(route.method, where, json.dumps(body).encode())

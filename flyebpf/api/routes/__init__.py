@@ -3,15 +3,27 @@
 
 from __future__ import annotations
 
-from flyebpf.api.routes import addresses, apps, deployments, host, machines, orgs, services
+from flyebpf.api.routes import (
+    addresses,
+    apps,
+    deployments,
+    host,
+    hosts,
+    machines,
+    orgs,
+    services,
+    wireguard,
+)
 from flyebpf.api.table import Route
 
 ROUTES: tuple[Route, ...] = (
     *host.ROUTES,
+    *hosts.ROUTES,
     *orgs.ROUTES,
     *apps.ROUTES,
     *machines.ROUTES,
     *deployments.ROUTES,
     *services.ROUTES,
     *addresses.ROUTES,
+    *wireguard.ROUTES,
 )

@@ -9,7 +9,7 @@ from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.errors import InvalidError
 from flyebpf.model.records import Machine, MachineState
-from flyebpf.ops import machines
+from flyebpf.ops import machines, moves
 
 ONE = "/v1/machines/{machine}"
 
@@ -40,6 +40,11 @@ def get(call: Call) -> object:
 
 def remove(call: Call) -> object:
     return _view(call, machines.remove(call.backend.store, call.path["machine"]))
+
+
+def move(call: Call) -> object:
+    store, config, machine = call.backend.store, call.backend.config, call.path["machine"]
+    return _view(call, moves.move(store, config, machine, **call.body))
 
 
 def setting_state(state: MachineState) -> Handler:
@@ -123,6 +128,15 @@ ROUTES = (
     _action("suspend", "Say that it is suspended.", setting_state(MachineState.SUSPENDED)),
     _action("cordon", "Give it no new flows.", setting_cordoned(True)),
     _action("uncordon", "Give it new flows again.", setting_cordoned(False)),
+    Route(
+        "POST",
+        f"{ONE}/move",
+        "machines_move",
+        "Say that it is behind another interface, here or on another host.",
+        move,
+        ref("Machine"),
+        body=ref("MachineMove"),
+    ),
     Route(
         "PATCH",
         f"{ONE}/metadata",
