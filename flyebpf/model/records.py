@@ -297,8 +297,12 @@ class Host:
     ``underlay``: "none", "wireguard" or "plain". ``endpoint``: the address at
     which other hosts reach it, without a port; "" when it has no mesh. ``port``:
     of the even generations of keys; odd ones use the next port. ``keys``: the
-    generation of a key (decimal) to its public half, base64; under
-    ``PEERS_KEY`` that of the device for users' peers, which listens on ``port``
+    generation of a key (decimal) to its public half, base64. A host has a mesh
+    device for each generation that it has a key of (two at most: it publishes
+    the next one only when the one before the current is gone, and takes the old
+    one back when all hosts send with the new); it sends with the cluster's
+    ``mesh_generation``, and accepts packets under all. Under
+    ``PEERS_KEY``, that of the device for users' peers, which listens on ``port``
     plus ``PEERS_PORT`` and whose key is never rotated, as it is in users' files.
     ``drained``: its machines get no new flows and are left out of answers.
     """
@@ -324,7 +328,9 @@ class HostStatus:
     """What a host says about itself now and then. No row depends on it.
 
     ``seen``: RFC 3339, UTC. ``peers``: host to the time of the last WireGuard
-    handshake with it, RFC 3339, "" for never.
+    handshake with it, RFC 3339, "" for never. ``ready_generation``: the newest
+    generation of keys of which all devices and peers that are wanted at
+    ``applied_revision`` are in place, -1 for none.
     """
 
     kind: ClassVar[str] = "host_status"
@@ -335,6 +341,7 @@ class HostStatus:
     kernel: str = ""
     wireguard: str = ""  # "kernel", "wireguard-go" or ""
     applied_revision: int = 0
+    ready_generation: int = -1
     peers: dict[str, str] = field(default_factory=dict)
 
     @property
