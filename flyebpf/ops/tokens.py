@@ -150,7 +150,7 @@ def read(token: str) -> Invitation:
             "the token was made by another version of flyebpf", "install the version of the cluster"
         )
     pools = _fields(PoolsConfig, body.get("pools"))
-    values = _fields(Invitation, {**body, "pools": ()})
+    values: Invitation | None = _fields(Invitation, {**body, "pools": ()})
     if pools is None or values is None:
         raise damaged
     return replace(values, pools=pools)
