@@ -14,8 +14,9 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from flyebpf import configcluster, configrules
 from flyebpf.config import DaemonConfig
-from flyebpf.configrules import Problem, check
+from flyebpf.configrules import Problem
 from flyebpf.errors import ConfigError
 from flyebpf.tomllines import locate
 
@@ -33,11 +34,12 @@ def load(path: str | Path) -> DaemonConfig:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text", "Save it as UTF-8.") from error
-    return parse(text, str(path))
+    return parse(text, str(path), files=True)
 
 
-def parse(text: str, name: str = "config.toml") -> DaemonConfig:
-    """The configuration in ``text``; ``name`` is what messages call the file."""
+def parse(text: str, name: str = "config.toml", *, files: bool = False) -> DaemonConfig:
+    """The configuration in ``text``; ``name`` is what messages call the file.
+    ``files``: those that it names must be there."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -47,7 +49,10 @@ def parse(text: str, name: str = "config.toml") -> DaemonConfig:
     problems = reader.problems
     if config is not None:
         seen = {problem.key for problem in problems}
-        problems += [problem for problem in check(config) if problem.key not in seen]
+        found = [*configrules.check(config), *configcluster.check(config)]
+        if files and not problems and not found:
+            found += configcluster.check_files(config)
+        problems += [problem for problem in found if problem.key not in seen]
     if problems or config is None:
         lines = locate(text)
         raise ConfigError("\n".join(sorted_by_line(name, lines, problems)))

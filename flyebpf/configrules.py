@@ -24,11 +24,14 @@ MINIMA = {
 }
 MAXIMUM = 1 << 28  # entries; the kernel could not allocate more of any map
 CHOICES = {
-    "store": ("sqlite",),
+    "store": ("sqlite", "etcd"),
     "dataplane.xdp_mode": ("auto", "native", "generic"),
+    "mesh.underlay": ("none", "wireguard", "plain"),
+    "mesh.return_path": ("direct", "edge"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("logfmt", "json"),
 }
+REGION = r"[a-z][a-z0-9]{1,15}"
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
@@ -57,7 +60,7 @@ def check(config: DaemonConfig) -> list[Problem]:
 def check_names(config: DaemonConfig) -> Iterator[Problem]:
     for key, value, pattern, example in (
         ("host", config.host, LABEL, "host-1"),
-        ("region", config.region, r"[a-z][a-z0-9]{1,15}", "ams"),
+        ("region", config.region, REGION, "ams"),
         ("domain", config.domain, rf"{LABEL}(\.{LABEL})*", "fly.test"),
         ("api.group", config.api.group, r"[a-z_][a-z0-9_-]{0,31}", "flyebpf"),
     ):
@@ -87,6 +90,8 @@ def check_choices(config: DaemonConfig) -> Iterator[Problem]:
     values = {
         "store": config.store,
         "dataplane.xdp_mode": config.dataplane.xdp_mode,
+        "mesh.underlay": config.mesh.underlay,
+        "mesh.return_path": config.mesh.return_path,
         "log.level": config.log.level,
         "log.format": config.log.format,
     }

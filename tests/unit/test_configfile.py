@@ -76,6 +76,7 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
         ("[dataplane]\nservices = 1", "use at least 64"),
         ("[dataplane]\nservices = 999999999999", "use at most"),
         ('[dataplane]\nxdp_mode = "fast"', "use auto or native or generic"),
+        ('[mesh]\nunderlay = "vxlan"', "use none or wireguard or plain"),
         ('[metrics]\nlisten = "0.0.0.0:9464"', "is not loopback"),
         ('[metrics]\nlisten = "127.0.0.1"', "is not an address to listen on"),
         ('[metrics]\nlisten = "127.0.0.1:70000"', "is not an address to listen on"),
