@@ -21,7 +21,7 @@ from flyebpf.bpf.program import TestRun
 from flyebpf.bpf.syscalls import possible_cpus
 from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX, Count, DropReason
-from tests import packets
+from tests import packets, packets6
 from tests.bpf.namespace import Namespace
 
 BUCKETS = 64
@@ -160,6 +160,8 @@ class Rig:
             flow_buckets=BUCKETS,
             seed=SEED,
             vm_buckets=self.maps["vm_slots"].shape.max_entries,
+            host=packets6.HOST,
+            mesh_mtu=packets6.MESH_MTU,
         )
         for i, (net, base) in enumerate(self._pools):
             settings.pool[i] = layout.Pool(int(net.network_address), int(net.netmask), base)
@@ -179,7 +181,8 @@ class Rig:
         self.maps["vips"].update(u32(self.vip_index(address)), bytes(layout.Vip(flags)))
 
     def slot(self, number: int, *, flags: int = layout.SLOT_LIVE, generation: int = 1) -> None:
-        """Machine ``number`` in slot ``number``, behind ``vm<number>``."""
+        """Machine ``number`` in slot ``number``, behind ``vm<number>``. As the host's
+        daemon does it, ``sixpn`` has it twice: by its network, and by 0."""
         slot = layout.Slot(
             generation=generation,
             flags=flags,
@@ -187,11 +190,26 @@ class Rig:
             private_ip=ip_number(packets.private_ip(number)),
             services_ip=ip_number(packets.services_ip(number)),
             machine_id=number,
+            network=packets6.network_of(number),
+            host=packets6.HOST,
+            machine=packets6.machine_of(number),
         )
         slot.mac[:] = mac_bytes(packets.vm_mac(number))
         slot.host_mac[:] = mac_bytes(packets.gateway_mac(number))
         self.maps["slots"].update(u32(number), bytes(slot))
         self.vm_slot(slot.ifindex, number)
+        for network in (0, slot.network):
+            self.sixpn(network, slot.machine, number)
+
+    def sixpn(self, network: int, machine: int, slot: int) -> None:
+        """The slot of a machine by its address."""
+        self.maps["sixpn"].update(bytes(layout.SixpnKey(network, machine)), u32(slot))
+
+    def host(self, number: int, device: str, next_hop: str = "::") -> None:
+        """Another host of the cluster is reached over a device."""
+        value = layout.Host(ifindex=self.ifindex[device])
+        value.next_hop[:] = ipaddress.IPv6Address(next_hop).packed
+        self.maps["hosts"].update(u32(number), bytes(value))
 
     def vm_slot(self, ifindex: int, slot: int) -> None:
         """What ``vm_slots`` says of an interface."""

@@ -14,6 +14,8 @@ WALL  VIP tcp 8443           needs the proxy               8443
 SLOW  VIP tcp 82, udp 82     3, not by XDP redirect        82
 TINY  SMALL_VIP tcp 80       2                             80
 ====  =====================  ============================  ===================
+
+One other host, :data:`tests.packets6.OTHER_HOST`, behind lan0.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from flyebpf.bpf.layout import (
 )
 from tests.bpf.rig import TCP, UDP, Rig
 from tests.packets import SMALL_VIP, VIP, VIP2
+from tests.packets6 import OTHER_HOST
 
 WEB, DNS, BIG, GAME, SSH, NONE, WALL, SLOW, TINY = range(1, 10)
 
@@ -40,6 +43,7 @@ def build(rig: Rig) -> None:
     for number in (1, 2, 4):
         rig.slot(number)
     rig.slot(3, flags=SLOT_LIVE | SLOT_VIA_TC)
+    rig.host(OTHER_HOST, "lan0")
     one, two, both, three = rig.table([1]), rig.table([2]), rig.table([1, 2] * 8), rig.table([3])
     none = rig.table([])
     rig.service(VIP, TCP, 80, id=WEB, table=one, internal=8080)
