@@ -3,26 +3,28 @@
  *
  * First who it is and that it says so (MAC, addresses, ARP), then what it is: a
  * reply to a client, which leaves with the VIP as its source; something of its
- * own to a VIP, which goes to a machine at once; something of its own to the
- * internet, which the host's stack translates. Everything else ends here.
+ * own to a VIP, which goes to a machine or its host at once; something of its own
+ * to the internet, which the host's stack translates. Everything else ends here.
  */
 #define BPF_LICENSE Dual BSD/GPL
 
 #include <linux/types.h>
 #include "packet.h"
 #include "vm_arp.h"
-#include "vm_icmp.h"
 #include "vm_own.h"
-
-/* Not a verdict: no reply, so the VM's own. Returned rather than acted upon,
- * because everything is inlined and each call would be one more copy. */
-#define VM_OWN (-2)
+#include "vm_reply.h"
+#include "vm_too_big.h"
 
 /* fly-global-services only ever answers clients (contract, section 1). */
 inline int vm_own_traffic(struct vm *vm)
 {
 	__u32 vip_index = pool_index(vm->settings, bpf_ntohl(vm->h.ip.daddr));
 
+	/* Without its first one, it can only be the VM's own, which the host's
+	 * conntrack puts together. */
+	if (is_later_fragment(&vm->h.ip) &&
+	    (vm->h.ip.saddr == vm->slot->services_ip || vip_index != NOT_IN_POOLS))
+		return vm_drop(vm, DROP_VM_FRAGMENT);
 	if (vm->h.ip.saddr == vm->slot->services_ip)
 		return vm_drop(vm, DROP_REPLY_NO_FLOW);
 	if (vip_index == NOT_IN_POOLS)
@@ -41,84 +43,65 @@ inline bool vm_may_reply(const struct vm *vm)
 	return vm->h.ip.saddr == machine_addr(vm->slot, vm->h.ip.protocol);
 }
 
-inline int vm_l4(struct vm *vm)
+/* The flow that a TCP or UDP packet of the VM would answer in. */
+inline void l4_end(const struct vm *vm, struct reply_end *end)
 {
-	struct answer answer = {};
+	end->client = vm->h.ip.daddr;
+	end->client_port = vm->ports.dest;
+	end->internal_port = vm->ports.source;
+	end->proto = vm->h.ip.protocol;
+	end->state = FLOW_REPLIED |
+		     (vm->flags & (TH_FIN | TH_RST) ? FLOW_CLOSING : 0);
+	end->opens = (vm->flags & (TH_SYN | TH_ACK)) == TH_SYN;
+}
+
+/* Whether the packet is a reply, and what it is sent as. Returns REPLY_*. */
+inline __u32 vm_reply_find(struct vm *vm, struct answer *answer,
+			   struct quote *quote, __u32 *reason)
+{
 	struct reply_end end = {};
-	__u32 found;
-	__u32 reason = vm_load_l4(vm);
 
-	if (reason)
-		return vm_drop(vm, reason);
-	if (!vm_may_reply(vm))
-		return VM_OWN;
-	end.client = vm->h.ip.daddr;
-	end.client_port = vm->ports.dest;
-	end.internal_port = vm->ports.source;
-	end.proto = vm->h.ip.protocol;
-	end.state = FLOW_REPLIED |
-		    (vm->flags & (TH_FIN | TH_RST) ? FLOW_CLOSING : 0);
-	end.opens = (vm->flags & (TH_SYN | TH_ACK)) == TH_SYN;
-	found = reply_find(vm, &end, &answer);
-	if (found == REPLY_FOUND)
-		return reply_send(vm, &answer);
-	if (found == REPLY_UNSURE)
-		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
-	return VM_OWN;
-}
-
-inline int vm_icmp(struct vm *vm)
-{
-	struct answer answer = {};
-	struct quote quote;
-	__u32 found = icmp_reply_find(vm, &quote, &answer);
-
-	if (found == REPLY_FOUND)
-		return icmp_reply_send(vm, &quote, &answer);
-	if (found == REPLY_UNSURE)
-		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
-	return VM_OWN;
-}
-
-/* A later fragment follows its first one; without that, it can only be the
- * VM's own, which the host's conntrack puts together. */
-inline int vm_fragment(struct vm *vm)
-{
-	struct frag_key key = {
-		.src = vm->h.ip.saddr,
-		.dst = vm->h.ip.daddr,
-		.id = vm->h.ip.id,
-		.proto = vm->h.ip.protocol,
-		.from_vm = 1,
-	};
-	struct frag *frag = map_lookup(fragments, &key);
-
-	if (frag && frag->slot == vm->slot_index &&
-	    frag->generation == vm->slot->generation && frag_is_fresh(frag))
-		return reply_send_fragment(vm, frag);
-	if (vm->h.ip.saddr == vm->slot->services_ip ||
-	    pool_index(vm->settings, bpf_ntohl(vm->h.ip.daddr)) != NOT_IN_POOLS)
-		return vm_drop(vm, DROP_VM_FRAGMENT);
-	return own_out(vm);
+	if (is_later_fragment(&vm->h.ip))
+		return fragment_find(vm, answer) ? REPLY_FOUND : REPLY_NOT;
+	if (vm->h.ip.protocol == IPPROTO_ICMP) {
+		answer->kind = REPLY_ICMP;
+		if (!icmp_end(vm, quote, &end))
+			return REPLY_NOT;
+	} else if (vm->h.ip.protocol == IPPROTO_TCP ||
+		   vm->h.ip.protocol == IPPROTO_UDP) {
+		answer->kind = REPLY_L4;
+		*reason = vm_load_l4(vm);
+		if (*reason || !vm_may_reply(vm))
+			return REPLY_NOT;
+		l4_end(vm, &end);
+	} else {
+		return REPLY_NOT;
+	}
+	return reply_find(vm, &end, answer);
 }
 
 inline int vm_ipv4(struct vm *vm)
 {
-	int verdict = VM_OWN;
-	__u32 reason = vm_load_ipv4(vm);
+	struct answer answer = {};
+	struct quote quote;
+	int verdict;
+	__u32 found, reason = vm_load_ipv4(vm);
 
 	if (reason)
 		return vm_drop(vm, reason);
 	if (vm->h.eth.h_dest[0] & 1 || bpf_ntohl(vm->h.ip.daddr) >> 28 == 14 ||
 	    vm->h.ip.daddr == ~0U)
 		return vm_drop(vm, DROP_VM_MULTICAST);
-	if (is_later_fragment(&vm->h.ip))
-		return vm_fragment(vm);
-	if (vm->h.ip.protocol == IPPROTO_TCP || vm->h.ip.protocol == IPPROTO_UDP)
-		verdict = vm_l4(vm);
-	else if (vm->h.ip.protocol == IPPROTO_ICMP)
-		verdict = vm_icmp(vm);
-	return verdict == VM_OWN ? vm_own_traffic(vm) : verdict;
+	found = vm_reply_find(vm, &answer, &quote, &reason);
+	if (reason)
+		return vm_drop(vm, reason);
+	if (found == REPLY_UNSURE)
+		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
+	verdict = found == REPLY_FOUND ? reply_send(vm, &answer, &quote) :
+					 vm_own_traffic(vm);
+	if (verdict == VM_MESH)
+		return vm_mesh_send(vm);
+	return verdict == VM_TOO_BIG ? vm_too_big(vm) : verdict;
 }
 
 int vm_tc(struct __sk_buff *skb)

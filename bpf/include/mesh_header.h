@@ -38,6 +38,12 @@ inline void mesh_header(struct mesh_header *header, const struct settings *s,
 	sixpn_to(&header->dst, &dst);
 }
 
+/* The longest TCP payload of an IPv4 packet without options that fits. */
+inline __u32 mesh_mss(const struct settings *s)
+{
+	return s->mesh_mtu - sizeof(struct mesh_header) - 40;
+}
+
 /* Whether an IPv4 packet (one segment, if it is a train) fits when carried. */
 inline bool mesh_fits(const struct settings *s, __u32 length)
 {

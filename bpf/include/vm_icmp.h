@@ -5,7 +5,17 @@
 #ifndef FLYEBPF_VM_ICMP_H
 #define FLYEBPF_VM_ICMP_H
 
-#include "vm_reply.h"
+#include "vm_packet.h"
+
+/* The tuple of the machine's end of a flow. */
+struct reply_end {
+	__be32 client;
+	__be16 client_port;
+	__be16 internal_port;
+	__u8 proto;
+	__u8 state; /* FLOW_* that the packet adds; 0 for a quoted one */
+	bool opens; /* a TCP SYN: never a reply */
+};
 
 struct quote {
 	struct icmphdr icmp;
@@ -13,67 +23,42 @@ struct quote {
 	struct ports ports;
 } __attribute__((packed));
 
-/* 0 and the answer's VIP if it quotes a client's packet, else REPLY_*. A quote
- * with IP options is taken for the VM's own: machines do not send such. */
-inline __u32 icmp_reply_find(struct vm *vm, struct quote *q, struct answer *answer)
+/* Whether it quotes a packet that this VM may have got from a client, and whose.
+ * A quote with IP options is taken for the VM's own: machines do not send such. */
+inline bool icmp_end(struct vm *vm, struct quote *q, struct reply_end *end)
 {
-	struct reply_end end = {};
-
 	if (vm->l4_room < sizeof(*q) ||
 	    bpf_skb_load_bytes(vm->skb, vm->l4, q, sizeof(*q)))
-		return REPLY_NOT;
+		return false;
 	if (!icmp_is_error(q->icmp.type) || q->ip.version != 4 ||
 	    q->ip.ihl != 5 || q->ip.saddr != vm->h.ip.daddr ||
 	    is_later_fragment(&q->ip))
-		return REPLY_NOT;
+		return false;
 	if (q->ip.protocol != IPPROTO_TCP && q->ip.protocol != IPPROTO_UDP)
-		return REPLY_NOT;
+		return false;
 	/* Elsewhere it answered the VM's own traffic. */
 	if (q->ip.daddr != machine_addr(vm->slot, q->ip.protocol))
-		return REPLY_NOT;
-	end.client = q->ip.saddr;
-	end.client_port = q->ports.source;
-	end.internal_port = q->ports.dest;
-	end.proto = q->ip.protocol;
-	return reply_find(vm, &end, answer);
+		return false;
+	end->client = q->ip.saddr;
+	end->client_port = q->ports.source;
+	end->internal_port = q->ports.dest;
+	end->proto = q->ip.protocol;
+	return true;
 }
 
-inline bool icmp_reply_rewrite(struct vm *vm, struct quote *q,
-			       const struct answer *answer)
+/* The quoted packet as the client sent it. */
+inline bool quote_rewrite(struct vm *vm, struct quote *q, __be32 vip, __be16 port)
 {
-	__be32 vip = answer->vip.word[3];
 	__u16 check = q->ip.check;
 	__u64 delta;
 
 	csum_apply(&q->ip.check, csum_delta4(q->ip.daddr, vip));
 	delta = csum_delta4(q->ip.daddr, vip) + csum_delta2(check, q->ip.check) +
-		csum_delta2(q->ports.dest, answer->port);
+		csum_delta2(q->ports.dest, port);
 	csum_apply(&q->icmp.checksum, delta);
 	q->ip.daddr = vip;
-	q->ports.dest = answer->port;
-	if (bpf_skb_store_bytes(vm->skb, vm->l4, q, sizeof(*q), 0))
-		return false;
-	return vm_rewrite_l3(vm, vip, vm->h.ip.daddr);
-}
-
-inline int icmp_reply_send(struct vm *vm, struct quote *q,
-			   const struct answer *answer)
-{
-	__u32 ifindex = answer->ifindex, reason;
-
-	if (is_fragment(&vm->h.ip))
-		return vm_drop(vm, DROP_ICMP_FRAGMENT);
-	if (in_alias(vm->settings, bpf_ntohl(vm->h.ip.daddr)))
-		return vm_drop(vm, DROP_ICMP_NO_FLOW);
-	if (vm->h.ip.ttl <= 1)
-		return vm_drop(vm, DROP_TTL);
-	reason = reply_route(vm, answer->vip.word[3], vm->h.ip.daddr, &ifindex);
-	if (reason)
-		return vm_drop(vm, reason);
-	count_out(answer->service, vm_bytes(vm));
-	if (!icmp_reply_rewrite(vm, q, answer))
-		return vm_drop(vm, DROP_REWRITE);
-	return send_uplink(ifindex);
+	q->ports.dest = port;
+	return !bpf_skb_store_bytes(vm->skb, vm->l4, q, sizeof(*q), 0);
 }
 
 #endif

@@ -5,6 +5,7 @@
 #ifndef FLYEBPF_VM_OWN_H
 #define FLYEBPF_VM_OWN_H
 
+#include "vm_mesh.h"
 #include "vm_route.h"
 
 #define PACKET_HOST 0
@@ -26,6 +27,23 @@ inline int own_out(struct vm *vm)
 	return TC_ACT_OK;
 }
 
+/* To the host of the machine, as from an edge: this host is that. */
+inline int hairpin_remote(struct vm *vm, const struct target *to, __be32 alias)
+{
+	if (!vm->settings->mesh_mtu)
+		return vm_drop(vm, DROP_NO_HOST);
+	if (!vm_fits_mesh(vm))
+		return VM_TOO_BIG;
+	count_in(to->service, vm_bytes(vm), to->new_flow);
+	count(COUNT_HAIRPIN);
+	count(COUNT_MESH_OUT);
+	vm_set_mesh(vm, to->slot->host, to->slot->machine, to->internal_port);
+	if (!vm_rewrite_l4(vm, alias, vm->h.ip.daddr, 2, vm->ports.dest,
+			   vm->ports.dest))
+		return vm_drop(vm, DROP_REWRITE);
+	return VM_MESH;
+}
+
 /* The machine that was chosen sees an alias of this VM's address: it may be
  * this VM itself, which would not take its own address for a client's. */
 inline int hairpin_deliver(struct vm *vm, const struct target *to)
@@ -33,6 +51,8 @@ inline int hairpin_deliver(struct vm *vm, const struct target *to)
 	__be32 alias = to_alias(vm->settings, vm->h.ip.saddr);
 	__be32 daddr = machine_addr(to->slot, vm->h.ip.protocol);
 
+	if (to->slot->flags & SLOT_REMOTE)
+		return hairpin_remote(vm, to, alias);
 	count_in(to->service, vm_bytes(vm), to->new_flow);
 	count(COUNT_HAIRPIN);
 	vm_set_macs(vm, to->slot->mac, to->slot->host_mac);

@@ -26,6 +26,10 @@ struct vm {
 	struct headers h;
 	struct ports ports;
 	__u8 flags; /* of TCP */
+	__u8 l4_header; /* bytes, set by vm_load_l4 */
+	__be16 port;	/* set by vm_set_mesh, with these two */
+	__u32 host;
+	__u32 machine;
 };
 
 inline int vm_drop(const struct vm *vm, __u32 reason)
@@ -114,18 +118,33 @@ inline __u32 vm_load_l4(struct vm *vm)
 		if (bpf_skb_load_bytes(vm->skb, vm->l4, &tcp, sizeof(tcp)))
 			return DROP_TRUNCATED;
 		vm->flags = tcp_flags(&tcp);
+		vm->l4_header = tcp.doff * 4;
 		reason = tcp_check(&tcp, vm->l4_room);
 	} else {
 		if (bpf_skb_load_bytes(vm->skb, vm->l4, &tcp,
 				       sizeof(struct udphdr)))
 			return DROP_TRUNCATED;
 		vm->flags = 0;
+		vm->l4_header = sizeof(struct udphdr);
 		reason = udp_check((struct udphdr *)&tcp, vm->l4_room,
 				   fragment || vm_is_train(vm));
 	}
 	vm->ports.source = tcp.source;
 	vm->ports.dest = tcp.dest;
 	return reason;
+}
+
+inline struct frag_key vm_frag_key(const struct vm *vm)
+{
+	struct frag_key key = {
+		.src = vm->h.ip.saddr,
+		.dst = vm->h.ip.daddr,
+		.id = vm->h.ip.id,
+		.proto = vm->h.ip.protocol,
+		.from_vm = 1,
+	};
+
+	return key;
 }
 
 /* New addresses in the copy of the IP header, one hop less. */

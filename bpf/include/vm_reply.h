@@ -4,30 +4,30 @@
 #ifndef FLYEBPF_VM_REPLY_H
 #define FLYEBPF_VM_REPLY_H
 
+#include "mss.h"
+#include "vm_icmp.h"
+#include "vm_mesh.h"
 #include "vm_route.h"
 
-/* What a reply is sent as. ifindex: the client's side; 0 if no flow says it. */
+/* What a reply is sent as. ifindex: the client's side, as in struct flow; 0 if no
+ * flow says it. */
 struct answer {
 	struct addr vip;
 	__be16 port;
 	__u32 service;
 	__u32 ifindex;
 	__u8 confirmed; /* FLOW_CONFIRMED if its flow is */
+	__u8 kind;	/* what the packet is: REPLY_L4 and so on */
 };
+
+/* struct answer's kind */
+#define REPLY_L4 0
+#define REPLY_FRAGMENT 1 /* a later one */
+#define REPLY_ICMP 2
 
 #define REPLY_NOT 0 /* not a reply: the VM's own traffic */
 #define REPLY_FOUND 1
 #define REPLY_UNSURE 2 /* a reply, but several VIPs could be its source */
-
-/* The tuple of the machine's end of a flow. */
-struct reply_end {
-	__be32 client;
-	__be16 client_port;
-	__be16 internal_port;
-	__u8 proto;
-	__u8 state; /* FLOW_* that the packet adds; 0 for a quoted one */
-	bool opens; /* a TCP SYN: never a reply */
-};
 
 /* Mark the flow of an answer, and take its interface. */
 inline bool reply_touch_flow(const struct vm *vm, const struct reply_end *end,
@@ -147,37 +147,62 @@ inline __u32 reply_route(const struct vm *vm, __be32 vip, __be32 daddr,
 	return route_out(vm, vip, daddr, 0, ifindex);
 }
 
-/* The client of an answer: another VM of this host if its address is an alias.
- * Sets the frame's MACs for that; returns a drop reason or 0. */
-inline __u32 reply_client(struct vm *vm, __be32 vip, __u32 *ifindex, __be32 *daddr,
-			  bool *local)
-{
-	struct slot *client;
-	__u32 *index;
+/* How a reply leaves. ifindex: of the interface, or of WAY_MESH the number of
+ * the host. */
+struct way {
+	__u32 ifindex;
+	__be32 daddr;
+	__u8 kind;
+};
 
-	*daddr = vm->h.ip.daddr;
-	*local = in_alias(vm->settings, bpf_ntohl(*daddr));
-	if (!*local)
-		return reply_route(vm, vip, *daddr, ifindex);
-	*daddr = from_alias(vm->settings, *daddr);
-	index = vm_slot_of(vm->settings, *ifindex);
-	client = index ? get_slot(*index) : 0;
-	if (!client || client->private_ip != *daddr || !(client->flags & SLOT_LIVE))
+#define WAY_UPLINK 0
+#define WAY_VM 1 /* the frame's MACs are set */
+#define WAY_MESH 2
+
+/* Back to the edge that the client came in at. An alias stays one: the machine
+ * behind it is that host's to know. */
+inline __u32 reply_mesh(struct vm *vm, struct way *way)
+{
+	way->kind = WAY_MESH;
+	vm_set_mesh(vm, way->ifindex, 0, 0);
+	return vm->settings->mesh_mtu ? DROP_NONE : DROP_NO_HOST;
+}
+
+/* Another VM of this host. */
+inline __u32 reply_vm(struct vm *vm, struct way *way)
+{
+	__u32 *index = vm_slot_of(vm->settings, way->ifindex);
+	struct slot *client = index ? get_slot(*index) : 0;
+
+	way->kind = WAY_VM;
+	way->daddr = from_alias(vm->settings, way->daddr);
+	if (!client || client->private_ip != way->daddr ||
+	    !(client->flags & SLOT_LIVE))
 		return DROP_REPLY_CLIENT_GONE;
 	vm_set_macs(vm, client->mac, client->host_mac);
 	return DROP_NONE;
 }
 
+/* The way to the client of an answer, whose address is an alias if it is a VM.
+ * way->ifindex: as in struct flow. Returns a drop reason or 0. */
+inline __u32 reply_client(struct vm *vm, __be32 vip, struct way *way)
+{
+	bool alias = in_alias(vm->settings, bpf_ntohl(vm->h.ip.daddr));
+
+	way->daddr = vm->h.ip.daddr;
+	if (is_host_number(way->ifindex) &&
+	    (alias || vm->settings->mesh_flags & MESH_RETURN_EDGE))
+		return reply_mesh(vm, way);
+	if (alias)
+		return reply_vm(vm, way);
+	way->kind = WAY_UPLINK;
+	return reply_route(vm, vip, way->daddr, &way->ifindex);
+}
+
 inline void reply_remember_fragment(const struct vm *vm, const struct answer *answer,
 				    __u32 ifindex)
 {
-	struct frag_key key = {
-		.src = vm->h.ip.saddr,
-		.dst = vm->h.ip.daddr,
-		.id = vm->h.ip.id,
-		.proto = vm->h.ip.protocol,
-		.from_vm = 1,
-	};
+	struct frag_key key = vm_frag_key(vm);
 	struct frag frag = {
 		.slot = vm->slot_index,
 		.generation = vm->slot->generation,
@@ -190,42 +215,71 @@ inline void reply_remember_fragment(const struct vm *vm, const struct answer *an
 	map_update(fragments, &key, &frag);
 }
 
-inline int reply_send(struct vm *vm, const struct answer *answer)
+/* A later fragment follows its first one. */
+inline bool fragment_find(const struct vm *vm, struct answer *answer)
 {
-	__u32 ifindex = answer->ifindex, reason;
-	__be32 daddr;
-	bool local;
+	struct frag_key key = vm_frag_key(vm);
+	struct frag *frag = map_lookup(fragments, &key);
 
-	if (vm->h.ip.ttl <= 1)
-		return vm_drop(vm, DROP_TTL);
-	reason = reply_client(vm, answer->vip.word[3], &ifindex, &daddr, &local);
-	if (reason)
-		return vm_drop(vm, reason);
-	count_out(answer->service, vm_bytes(vm));
-	if (is_fragment(&vm->h.ip))
-		reply_remember_fragment(vm, answer, ifindex);
-	if (!vm_rewrite_l4(vm, answer->vip.word[3], daddr, 0,
-			   vm->ports.source, answer->port))
-		return vm_drop(vm, DROP_REWRITE);
-	return local ? bpf_redirect(ifindex, 0) : send_uplink(ifindex);
+	if (!frag || frag->slot != vm->slot_index ||
+	    frag->generation != vm->slot->generation || !frag_is_fresh(frag))
+		return false;
+	answer->vip.word[3] = frag->new_addr;
+	answer->ifindex = frag->ifindex;
+	answer->service = frag->service;
+	answer->kind = REPLY_FRAGMENT;
+	return true;
 }
 
-/* A later fragment of a reply. */
-inline int reply_send_fragment(struct vm *vm, const struct frag *frag)
+/* The packet as the client should see it. */
+inline bool reply_rewrite(struct vm *vm, const struct answer *answer,
+			  struct quote *quote, __be32 daddr)
 {
-	__u32 ifindex = frag->ifindex, reason;
-	__be32 daddr;
-	bool local;
+	__be32 vip = answer->vip.word[3];
 
+	if (answer->kind == REPLY_L4)
+		return vm_rewrite_l4(vm, vip, daddr, 0, vm->ports.source,
+				     answer->port);
+	if (answer->kind == REPLY_ICMP &&
+	    !quote_rewrite(vm, quote, vip, answer->port))
+		return false;
+	return vm_rewrite_l3(vm, vip, daddr);
+}
+
+inline int reply_send(struct vm *vm, const struct answer *answer,
+		      struct quote *quote)
+{
+	struct way way = { .ifindex = answer->ifindex };
+	__u32 reason;
+
+	if (answer->kind == REPLY_ICMP && is_fragment(&vm->h.ip))
+		return vm_drop(vm, DROP_ICMP_FRAGMENT);
+	if (answer->kind == REPLY_ICMP &&
+	    in_alias(vm->settings, bpf_ntohl(vm->h.ip.daddr)))
+		return vm_drop(vm, DROP_ICMP_NO_FLOW);
 	if (vm->h.ip.ttl <= 1)
 		return vm_drop(vm, DROP_TTL);
-	reason = reply_client(vm, frag->new_addr, &ifindex, &daddr, &local);
+	reason = reply_client(vm, answer->vip.word[3], &way);
 	if (reason)
 		return vm_drop(vm, reason);
-	count_out(frag->service, vm_bytes(vm));
-	if (!vm_rewrite_l3(vm, frag->new_addr, daddr))
+	if (way.kind == WAY_MESH && !vm_fits_mesh(vm))
+		return VM_TOO_BIG;
+	count_out(answer->service, vm_bytes(vm));
+	if (answer->kind == REPLY_L4 && is_fragment(&vm->h.ip))
+		reply_remember_fragment(vm, answer, way.ifindex);
+	/* What the client sends passes the mesh: the machine's MSS limits it. */
+	if (answer->kind == REPLY_L4 && vm->flags & TH_SYN &&
+	    is_host_number(answer->ifindex) &&
+	    !mss_lower(vm->skb, vm->l4, mesh_mss(vm->settings)))
 		return vm_drop(vm, DROP_REWRITE);
-	return local ? bpf_redirect(ifindex, 0) : send_uplink(ifindex);
+	if (!reply_rewrite(vm, answer, quote, way.daddr))
+		return vm_drop(vm, DROP_REWRITE);
+	if (way.kind == WAY_MESH) {
+		count(COUNT_MESH_RETURN);
+		return VM_MESH;
+	}
+	return way.kind == WAY_VM ? bpf_redirect(way.ifindex, 0) :
+				    send_uplink(way.ifindex);
 }
 
 #endif
