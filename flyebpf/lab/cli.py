@@ -213,7 +213,7 @@ def node_row(name: str, built: Lab) -> dict[str, str]:
     if client := built.clients.get(name):
         return {**row, "kind": "client", "address": client.address, "notes": ""}
     if host := built.hosts.get(name):
-        mesh = f", {built.underlay} {host.fabric}" if built.underlay != "none" else ""
+        mesh = f", fabric {host.fabric}" if host.fabric else ""
         notes = f"region {host.region}, Anycast {host.pool}{mesh}"
         if row["state"] == "up" and not process.alive(host.daemon):
             row["state"] = "no daemon"

@@ -11,6 +11,7 @@ from flyebpf.errors import InvalidError
 from flyebpf.lab import etcd as members
 from flyebpf.lab import hosts, process, routes, state, vms
 from flyebpf.lab.command import PASS_ON, line, need_root, opened
+from flyebpf.lab.state import Vm
 
 
 @click.group(cls=Group)
@@ -54,10 +55,29 @@ def vm_add(
             command=command,
         )
     click.echo(f"{added.name}: machine {added.machine} of {added.app} on {added.host}")
-    line(f"private address      {added.private_ip}")
-    line(f"fly-global-services  {added.services_ip}")
+    say_addresses(added)
     if command:
         line(f"log                  {where.vm(added.name) / 'log'}")
+
+
+def say_addresses(vm_: Vm) -> None:
+    line(f"private address      {vm_.private_ip}")
+    line(f"fly-global-services  {vm_.services_ip}")
+    line(f"fly-local-6pn        {vm_.sixpn}")
+
+
+@vm.command("move")
+@click.argument("name")
+@click.option("--host", required=True, metavar="HOST", help="The lab host to take it to.")
+def vm_move(name: str, host: str) -> None:
+    """Take a VM to another host of the cluster. What runs in it goes on."""
+    need_root()
+    where = state.paths()
+    with state.locked(where):
+        _, built = opened()
+        moved = vms.move(where, built, name, host)
+    click.echo(f"{moved.name}: machine {moved.machine} of {moved.app} on {moved.host}")
+    say_addresses(moved)
 
 
 @vm.command("remove")

@@ -87,7 +87,8 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
         text += ETCD.format(endpoints=json.dumps(endpoints))
     if lab.underlay != "none":
         latency = json.dumps(addressing.latencies(addressing.MAX_HOSTS))
-        text += MESH.format(underlay=lab.underlay, endpoint=host.fabric, latency=latency)
+        endpoint = host.fabric if lab.underlay == "plain" else host.address
+        text += MESH.format(underlay=lab.underlay, endpoint=endpoint, latency=latency)
     if lab.underlay == "plain":
         text += f'interface = "{fabric.INTERFACE}"\n'
     path.write_text(text)

@@ -115,24 +115,49 @@ def new_mac() -> str:
 def build(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | None]) -> None:
     where.vm(vm.name).mkdir(mode=0o755, parents=True, exist_ok=True)
     net.add_namespace(vm.namespace)
-    net.add_veth(host.namespace, vm.interface, vm.namespace, "eth0", vm.mac)
-    # GRO gives eth0 the receive path that XDP redirects need; the daemon looks
-    # for that when it learns of the machine.
-    net.offload(vm.namespace, "eth0", gro=True)
-    register(where, lab, vm, host, options)
+    plug(vm, host)
+    given = {key: value for key, value in options.items() if value is not None}
+    body = {"interface": vm.interface, "mac": vm.mac, "name": vm.name, **given}
+    adopt(where, lab, vm, hosts.api(host).post(path("apps", vm.app, "machines"), body))
     write_files(vm, host)
     configure(vm)
     wait_guarded(vm, host)
 
 
-def register(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | None]) -> None:
-    given = {key: value for key, value in options.items() if value is not None}
-    body = {"interface": vm.interface, "mac": vm.mac, "name": vm.name, **given}
-    machine: dict[str, Any] = hosts.api(host).post(path("apps", vm.app, "machines"), body)
+def plug(vm: Vm, host: Host) -> None:
+    """The link between host and VM, down.
+
+    GRO gives eth0 the receive path that XDP redirects need; the daemon looks
+    for that when it learns of the machine.
+    """
+    net.add_veth(host.namespace, vm.interface, vm.namespace, "eth0", vm.mac)
+    net.offload(vm.namespace, "eth0", gro=True)
+
+
+def adopt(where: Paths, lab: Lab, vm: Vm, machine: dict[str, Any]) -> None:
+    """What the daemon says about the machine."""
     vm.machine = machine["id"]
     vm.private_ip = machine["private_ip"]
     vm.services_ip = machine["services_ip"]
     save(where, lab)
+
+
+def move(where: Paths, lab: Lab, name: str, target: str) -> Vm:
+    """Take a VM to another host, as a live migration would: what runs in it goes
+    on, with the addresses that it gets there."""
+    vm, host = find(lab, name), hosts.find(lab, target)
+    if vm.host == target:
+        raise ConflictError(f"{name} is on {target} already", "Name another host.")
+    net.delete_link(lab.hosts[vm.host].namespace, vm.interface)
+    plug(vm, host)
+    body = {"host": target, "interface": vm.interface}
+    vm.host = target
+    adopt(where, lab, vm, hosts.api(host).post(path("machines", vm.machine, "move"), body))
+    write_files(vm, host)
+    save(where, lab)
+    configure(vm)
+    wait_guarded(vm, host)
+    return vm
 
 
 def configure(vm: Vm) -> None:
@@ -161,7 +186,7 @@ def write_files(vm: Vm, host: Host) -> None:
     vm.environment = api.get(path("machines", vm.machine, "environment"))["environment"]
     vm.sixpn = vm.environment["FLY_PRIVATE_IP"]
     directory = net.NETNS_CONFIG / vm.namespace
-    directory.mkdir(mode=0o755, parents=True)
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     (directory / "hosts").write_text(files["hosts"])
     (directory / "resolv.conf").write_text(files["resolv_conf"])
 
