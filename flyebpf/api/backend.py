@@ -79,6 +79,45 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class MeshDevice:
+    """``implementation``: ``kernel`` or ``wireguard-go``, ``plain`` where there
+    is no WireGuard, ``""`` for a device that is not there. ``port``: UDP."""
+
+    interface: str
+    implementation: str
+    generation: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeshPeer:
+    """Another host on a mesh device. ``present``: its daemon is there.
+    ``endpoint``: of its last packet, or where it should be. ``handshake_age``:
+    seconds, None for never (and without WireGuard). Bytes are of WireGuard's
+    packets. ``rtt``: seconds, None where it is not known."""
+
+    host: str
+    interface: str
+    present: bool
+    endpoint: str
+    handshake_age: float | None
+    received: int
+    sent: int
+    rtt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeshStatus:
+    """``generation``: of the keys that hosts send with; ``next_generation``
+    differs from it while keys are being rotated."""
+
+    generation: int
+    next_generation: int
+    devices: Sequence[MeshDevice]
+    peers: Sequence[MeshPeer]
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon's own view of itself.
 
@@ -87,7 +126,8 @@ class DaemonStatus:
     way. ``rows``: rows wanted, by kind. ``pending``: rows that are not applied,
     failed ones included. ``uptime`` in seconds. ``programs`` is the digest of
     the programs' source; ``adopted`` is whether they were found pinned.
-    ``fill`` is by what the table holds (``services``, ``flows``, …).
+    ``fill`` is by what the table holds (``services``, ``flows``, …). ``mesh``:
+    None for a host without one.
     """
 
     pid: int
@@ -103,6 +143,7 @@ class DaemonStatus:
     delivery: Delivery = Delivery()
     pools: Sequence[PoolUse] = ()
     fill: Mapping[str, Fill] = field(default_factory=dict)
+    mesh: MeshStatus | None = None
 
     @property
     def in_sync(self) -> bool:

@@ -23,10 +23,12 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon import usage
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
+from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.problems import problems
 from flyebpf.drivers.counters import Counters
 from flyebpf.errors import FlyebpfError, UnavailableError
 from flyebpf.model.reasons import Count
+from flyebpf.model.rows import UserPeerRow
 from flyebpf.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class DaemonBackend:
         self._started = time.monotonic()
         self._status: DaemonStatus | None = None
         self.extra_problems: Callable[[], list[Problem]] = list
-        self.read_peers: Callable[[], Mapping[str, PeerStatus]] = dict
+        self._mesh: MeshAgent | None = None
 
     @property
     def store(self) -> Store:
@@ -112,6 +114,7 @@ class DaemonBackend:
                 **usage.tables(engine),
                 "flows": usage.flows(self._counters.flow_entries(), self.config.dataplane),
             },
+            mesh=self._mesh.status(engine.mesh_view()) if self._mesh else None,
         )
         return self._status
 
@@ -166,7 +169,14 @@ class DaemonBackend:
 
     def peers(self) -> Mapping[str, PeerStatus]:
         """Empty where this host has no device for users' peers."""
-        return self.read_peers()
+        names = {row.interface for row in self._engine.reconciler.wanted(UserPeerRow)}
+        if self._mesh is None or not names:
+            return {}
+        return self._mesh.user_peers(names.pop())
+
+    def watch_mesh(self, agent: MeshAgent) -> None:
+        """Tell of the mesh from now on."""
+        self._mesh = agent
 
     def counts(self) -> Mapping[str, int]:
         values = self._counters.counts()

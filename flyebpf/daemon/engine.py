@@ -12,19 +12,24 @@ from hashlib import blake2b
 
 from flyebpf import collector
 from flyebpf.config import DaemonConfig
+from flyebpf.daemon.mesh_rotation import View
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.records import Machine
 from flyebpf.model.rows import (
+    HostRow,
     InterfaceRow,
+    MeshPeerRow,
+    MeshRow,
     Row,
     ServiceRow,
     SettingsRow,
     SlotRow,
     TableRow,
     UplinkRow,
+    UserPeerRow,
 )
 from flyebpf.model.state import State
 from flyebpf.plan.planner import Planner
@@ -194,8 +199,7 @@ class Engine:
         mine = {name for name in names if self._is_mine(name)}
         for name in names - mine:  # it may be another one when a machine gets it
             self.links.forget(name)
-        if not mine:
-            return
+        self._mesh_changed(names - mine)
         changed = self.links.refresh(mine)
         self._touch_slots(changed)
         self.reconciler.touch(InterfaceRow, mine)
@@ -211,6 +215,43 @@ class Engine:
         machines = [machine for group in found for machine in group]
         self.reconciler.touch(SlotRow, [machine.id for machine in machines])
         self._touch_tables(machines)
+
+    def _mesh_changed(self, names: set[str]) -> None:
+        """Mesh devices, and what leads over those that are new."""
+        rows = self.reconciler.wanted
+        devices = names & {r.interface for r in rows(MeshRow)}
+        devices |= names & {r.interface for r in rows(UserPeerRow)}
+        if not devices:
+            return
+        self.reconciler.touch(MeshRow, devices)
+        renewed = self.links.refresh(devices)
+        if renewed:
+            self.reconciler.touch(MeshPeerRow, [row.key for row in rows(MeshPeerRow)])
+            self.reconciler.touch(HostRow, [row.key for row in rows(HostRow)])
+            self.reconciler.touch(UserPeerRow, [row.key for row in rows(UserPeerRow)])
+            self.reconciler.touch(SettingsRow, ["settings"])
+
+    def mesh_view(self) -> View | None:
+        """What the host's part in the cluster depends on; None before the state
+        is loaded, and of a store without a cluster."""
+        cluster = self.state.cluster
+        if not self.loaded or cluster is None:
+            return None
+        rows = self.reconciler.wanted
+        meshes, peers = tuple(rows(MeshRow)), tuple(rows(MeshPeerRow))
+        failed = {(failure.kind, failure.key) for failure in self.reconciler.failures}
+        wrong = {row.interface for row in meshes if (MeshRow, row.key) in failed}
+        wrong |= {row.interface for row in peers if (MeshPeerRow, row.key) in failed}
+        return View(
+            revision=self.applied_revision,
+            cluster=cluster,
+            hosts=dict(self.state.hosts),
+            statuses=dict(self.state.host_status),
+            present=frozenset(self.state.fleet.presences),
+            meshes=meshes,
+            peers=peers,
+            failed=wrong,
+        )
 
     def _touch_tables(self, machines: Iterable[Machine | None]) -> None:
         for app in {machine.app for machine in machines if machine is not None}:

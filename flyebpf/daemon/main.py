@@ -23,16 +23,21 @@ from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.lock import StateLock
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
+from flyebpf.daemon.mesh import MeshAgent
+from flyebpf.daemon.mesh_keys import publish_first
 from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.reload import merge
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
 from flyebpf.drivers.link_table import LinkMonitor, LinkTable
+from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.drivers.netlink_io import GROUP
 from flyebpf.drivers.nft import NftDriver
+from flyebpf.drivers.wireguard_keys import Keys
 from flyebpf.errors import FlyebpfError
-from flyebpf.metrics import MetricsServer
+from flyebpf.metrics import MetricsServer, version
+from flyebpf.model.records import PEERS_PORT
 from flyebpf.ops import cluster
 from flyebpf.plan import maglev
 from flyebpf.store.sqlite import SqliteStore
@@ -42,6 +47,7 @@ log = logging.getLogger(__name__)
 FULL_PASS = 60.0  # seconds between comparisons with the kernel
 RECHECK = 5.0  # seconds between looks at interfaces that are served the slow way
 REPAIR_PASS = 1.0  # seconds to the next one after something had to be repaired
+VIEW_PATIENCE = 30.0  # seconds that the mesh's threads wait for the main one
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -73,7 +79,8 @@ class Daemon:
         stack.callback(StateLock(config.state_dir).close)
         self._store = SqliteStore(Path(config.state_dir) / "state.db")
         stack.callback(self._store.close)
-        records, _ = cluster.ensure(self._store, config)
+        records, host = cluster.ensure(self._store, config)
+        publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
         self._socket = listen(config.api.socket, config.api.group)
         stack.callback(self._socket.close)
         self._generation = loader.ensure(config, log.info)
@@ -101,6 +108,14 @@ class Daemon:
             self._store, lambda: self._engine.state.revision, self._loop.wake
         )
         self._backend.extra_problems = self._own_problems
+        self._mesh = MeshAgent(
+            config,
+            self._store,
+            lambda: self._loop.call(self._engine.mesh_view, VIEW_PATIENCE),
+            version=version(),
+            programs=self._generation.hash,
+        )
+        self._backend.watch_mesh(self._mesh)
         self._next_full = self._next_recheck = 0.0
         self._api = ApiServer(self._backend, self._socket)
         self._metrics = None
@@ -120,12 +135,19 @@ class Daemon:
             Path(config.bpffs) / "links", self._links.get, self._generation.programs
         )
         self._stack.callback(netlink.close)
+        mesh = MeshDriver(
+            Path(config.state_dir),
+            self._generation.programs,
+            created=self._links.forget,
+            peers_port=config.mesh.port + PEERS_PORT,
+        )
+        self._stack.callback(mesh.close)
         return Engine(
             config,
             self._store,
             maps=maps,
             netlink=netlink,
-            others=[self._nft],
+            others=[self._nft, mesh],
             links=self._links,
             programs=self._generation.hash,
         )
@@ -184,6 +206,8 @@ class Daemon:
         self._loop.watch(self._monitor.fileno(), self._on_links)
         self._stack.callback(self._watcher.stop)
         self._watcher.start()
+        self._stack.callback(self._mesh.stop)
+        self._mesh.start()
         self._loop.run(self._step)
         notify.notify("STOPPING=1")
 

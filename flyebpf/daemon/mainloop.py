@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from flyebpf.errors import FlyebpfError
@@ -39,8 +39,11 @@ class MainLoop:
         """Have the main thread do ``work``; its result. From other threads.
 
         Raises TimeoutError when the main thread is busy for longer than
-        ``timeout`` seconds; then ``work`` is not done, unless it has begun.
+        ``timeout`` seconds, or ends; then ``work`` is not done, unless it has
+        begun.
         """
+        if self.stopping:
+            raise TimeoutError
         future: Future[T] = Future()
         self._calls.append((work, future))
         self.wake()
@@ -49,6 +52,8 @@ class MainLoop:
         except TimeoutError:
             future.cancel()
             raise
+        except CancelledError:
+            raise TimeoutError from None
 
     def soon(self, work: Callable[[], object]) -> None:
         """Have the main thread do ``work``; from any thread or signal handler."""
@@ -76,6 +81,8 @@ class MainLoop:
             self._run_calls()
             if not self.stopping:
                 timeout = step()
+        while self._calls:
+            self._calls.popleft()[1].cancel()
 
     def _drain(self) -> None:
         os.eventfd_read(self._wake)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import ROW_ORDER, Row
@@ -33,6 +34,7 @@ from flyebpf.reconcile.ledger import Ledger
 from flyebpf.reconcile.stats import Stats
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Row)
 
 
 class Reconciler:
@@ -86,6 +88,10 @@ class Reconciler:
     def owners(self) -> list[Owner]:
         """Owners with rows: those that a new state lacks are to be set to none."""
         return self._desired.owners()
+
+    def wanted(self, kind: type[R]) -> list[R]:
+        """The rows of a kind that are desired now."""
+        return [row for row in self._desired.rows[kind].values() if isinstance(row, kind)]
 
     def set_desired(self, owner: Owner, rows: Sequence[Row]) -> None:
         """``rows`` are all that ``owner`` wants from now on.

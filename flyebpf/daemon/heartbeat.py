@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads that do something again and again, and outlive failures of the store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from flyebpf.errors import FlyebpfError
+from flyebpf.model.codec import encode
+from flyebpf.model.records import Presence
+from flyebpf.store.base import Put, Store, Transaction
+
+log = logging.getLogger(__name__)
+
+PRESENCE_EVERY = 3.0  # seconds
+PRESENCE_LIFE = 10
+"""Seconds after which the others take a host for absent that does not renew its
+presence. A restart of the daemon is shorter."""
+
+
+class Repeat:
+    """Calls ``work`` in a thread of its own; it returns the seconds until it is
+    to be called again. ``error``: why it failed the last time, or ""."""
+
+    def __init__(self, name: str, work: Callable[[], float], *, retry: float = 1.0) -> None:
+        self._work = work
+        self._retry = retry
+        self._wake = threading.Event()
+        self._stopping = False
+        self.error = ""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def soon(self) -> None:
+        """Do not wait any longer; from any thread."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(3.0)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            wait = self._once()
+            if not self._stopping:
+                self._wake.wait(wait)
+
+    def _once(self) -> float:
+        try:
+            wait = self._work()
+        except FlyebpfError as error:
+            self._say(error.message)
+        except TimeoutError:
+            self._say("the daemon's main thread is busy")
+        except OSError as error:
+            self._say(str(error))
+        else:
+            self.error = ""
+            return wait
+        return self._retry
+
+    def _say(self, error: str) -> None:
+        """Each error once, however often it comes back."""
+        if error != self.error and not self._stopping:
+            log.warning("%s: %s", self._thread.name, error)
+        self.error = error
+
+
+def renew_presence(store: Store, host: str) -> float:
+    """Tell the others that this host's daemon is there. Where nobody forgets it,
+    it is said once."""
+    put = Put(Presence.kind, host, encode(Presence(host)), ttl=PRESENCE_LIFE)
+    store.commit(Transaction((), (put,)))
+    return PRESENCE_EVERY
