@@ -116,7 +116,7 @@ class SlotRow(Row):
 
     ``network``, ``host`` and ``number`` are the fields of its 6PN address; a
     network of 0 gives it none. ``remote``: it is on another host; then there is
-    neither an interface nor a MAC (both ``""``).
+    no interface, no MAC, no IPv4 address (all ``""``) and no network.
     """
 
     machine: str
@@ -138,8 +138,8 @@ class SlotRow(Row):
     def exclusive(self) -> tuple[Hashable, ...]:
         if self.remote:
             return ()
-        sixpn = ((self.network, self.number),) if self.network else ()
-        return (self.interface, self.private_ip, self.services_ip, *sixpn)
+        number = (self.number,) if self.number else ()
+        return (self.interface, self.private_ip, self.services_ip, *number)
 
     def withdraw(self) -> SlotRow:
         return replace(self, live=False)

@@ -6,12 +6,13 @@ from __future__ import annotations
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.rows import ServiceRow, TableRow, VipRow
 from flyebpf.model.state import State
+from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.machines import misfit
 from flyebpf.plan.services import Exposure, Routes
 from flyebpf.plan.site import Plan, Site
 
 
-def plan_app(site: Site, state: State, found: Routes) -> Plan:
+def plan_app(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
     """The rows of owner ``("app", name)``."""
     plan = Plan(problems=list(found.problems))
     if not found.vips:
@@ -19,27 +20,35 @@ def plan_app(site: Site, state: State, found: Routes) -> Plan:
     ranges = any(exposure.first < exposure.last for exposure in found.exposures)
     plan.rows += [VipRow(vip, found.app, ranges) for vip in found.vips]
     if found.exposures:
-        _tables(plan, site, state, found)
+        _tables(plan, site, state, hosts, found)
         for exposure in found.exposures:
             plan.rows += _services(found, exposure)
     return plan
 
 
-def _tables(plan: Plan, site: Site, state: State, found: Routes) -> None:
+def _tables(plan: Plan, site: Site, state: State, hosts: Hosts, found: Routes) -> None:
     by_name = {exposure.table(found.app): exposure.groups for exposure in found.exposures}
-    usable = [m for m in state.machines_of(found.app) if _takes_new_flows(site, state, m)]
+    usable = [m for m in state.machines_of(found.app) if _takes_new_flows(site, state, hosts, m)]
     for name, groups in by_name.items():
-        plan.rows.append(TableRow(name, tuple(m.id for m in usable if m.group in groups)))
+        members = _nearest(hosts, [m for m in usable if m.group in groups])
+        plan.rows.append(TableRow(name, tuple(m.id for m in members)))
 
 
-def _takes_new_flows(site: Site, state: State, machine: Machine) -> bool:
-    """Machines of other hosts join here once packets can be sent to them."""
+def _takes_new_flows(site: Site, state: State, hosts: Hosts, machine: Machine) -> bool:
     return (
-        machine.host == site.config.host
+        hosts.takes_new_flows(machine.host)
         and machine.state is MachineState.STARTED
         and not machine.cordoned
         and misfit(site, state, machine) is None
     )
+
+
+def _nearest(hosts: Hosts, machines: list[Machine]) -> list[Machine]:
+    """Those in the nearest region that has one. It is the host's that counts:
+    round trips were measured to there."""
+    far = [hosts.distance(machine.host) for machine in machines]
+    nearest = min(far, default=None)
+    return [machine for machine, region in zip(machines, far, strict=True) if region == nearest]
 
 
 def _services(found: Routes, exposure: Exposure) -> list[ServiceRow]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that every host has: settings, the VMs' egress policy, NAT, uplinks."""
+"""Rows that every host has: settings, the VMs' egress policy, NAT, uplinks, its
+devices of the mesh."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from flyebpf.config import DaemonConfig
 from flyebpf.model.reasons import DropReason
 from flyebpf.model.rows import NatRow, PolicyRow, SettingsRow, UplinkRow
 from flyebpf.model.state import State
+from flyebpf.plan.hosts import PLAIN, Hosts
+from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
 from flyebpf.plan.prefixes import Prefix
 from flyebpf.plan.site import Plan, Site
 
@@ -36,10 +39,12 @@ NEVER = {
 """No unicast destination of anybody: nothing opens them."""
 
 
-def plan_host(site: Site, state: State) -> Plan:
+def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
     """The rows of owner ``("host",)``."""
     plan, config = Plan(), site.config
-    _settings(plan, config, state)
+    _settings(plan, config, state, hosts)
+    plan.problems += own_problems(site, hosts, state)
+    plan_devices(plan, site, hosts, state)
     _policy(plan, config)
     if config.uplinks:
         plan.rows.append(NatRow(config.private.prefix, config.uplinks))
@@ -47,7 +52,7 @@ def plan_host(site: Site, state: State) -> Plan:
     return plan
 
 
-def _settings(plan: Plan, config: DaemonConfig, state: State) -> None:
+def _settings(plan: Plan, config: DaemonConfig, state: State, hosts: Hosts) -> None:
     if state.cluster is None:
         plan.problems.append(
             "the cluster record is missing or unreadable, so flows cannot be steered: "
@@ -62,6 +67,11 @@ def _settings(plan: Plan, config: DaemonConfig, state: State) -> None:
             alias_prefix=config.private.alias,
             uplinks=config.uplinks,
             seed=state.cluster.seed,
+            host=hosts.number,
+            mesh_mtu=mesh_mtu(config.mesh) if hosts.has_mesh else 0,
+            mesh_ethernet=config.mesh.underlay == PLAIN,
+            return_edge=config.mesh.return_path == "edge",
+            peers=peers_device(config.mesh) if state.peers_at(config.host) else "",
         )
     )
 

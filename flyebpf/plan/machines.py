@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.rows import InterfaceRow, ReplyRow, SlotRow
 from flyebpf.model.state import State
+from flyebpf.plan.hosts import Hosts
+from flyebpf.plan.networks import FIRST_MACHINE, LAST_MACHINE, network_number
 from flyebpf.plan.prefixes import parse_ipv4
 from flyebpf.plan.services import Exposure, Router, Routes
 from flyebpf.plan.site import Plan, Site
 
 
-def plan_machine(site: Site, state: State, router: Router, ident: str) -> Plan:
+def plan_machine(site: Site, state: State, router: Router, hosts: Hosts, ident: str) -> Plan:
     """The rows of owner ``("machine", id)``.
 
     A machine of this host that cannot be planned gets no slot, so nothing
@@ -21,7 +23,10 @@ def plan_machine(site: Site, state: State, router: Router, ident: str) -> Plan:
     """
     plan = Plan()
     machine = state.machines.get(ident)
-    if machine is None or machine.host != site.config.host:
+    if machine is None:
+        return plan
+    if machine.host != site.config.host:
+        _plan_remote(plan, state, router, hosts, machine)
         return plan
     problem = misfit(site, state, machine)
     if problem is not None:
@@ -31,7 +36,8 @@ def plan_machine(site: Site, state: State, router: Router, ident: str) -> Plan:
         return plan
     live = machine.state is MachineState.STARTED
     addresses = (machine.private_ip, machine.services_ip)
-    plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live))
+    sixpn = _sixpn(plan, state, hosts, machine)
+    plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live, *sixpn))
     plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, addresses))
     found = router.routes(state, machine.app)
     if found.vips:
@@ -39,12 +45,45 @@ def plan_machine(site: Site, state: State, router: Router, ident: str) -> Plan:
     return plan
 
 
-def misfit(site: Site, state: State, machine: Machine) -> str | None:
-    """Why packets must not be delivered to a machine of this host, or None.
+def _sixpn(plan: Plan, state: State, hosts: Hosts, machine: Machine) -> tuple[int, int, int]:
+    """Network, host and number of a machine of this host. A network of 0 isolates
+    it; a host without a number says so itself."""
+    number, problem = network_number(state, machine.app)
+    if problem is not None:
+        plan.problems.append(f"machine {machine.id} has no 6PN address: {problem}")
+    if not hosts.number:
+        number = 0
+    return number, hosts.number, machine.number
 
-    Of several that claim one interface or address the one that was there first
-    (the lowest number) keeps it: a later record cannot take its packets over.
+
+def _plan_remote(plan: Plan, state: State, router: Router, hosts: Hosts, machine: Machine) -> None:
+    """Of another host: packets for its app's services may have to go there,
+    whether it is in a table now or was when a flow began."""
+    host = hosts.accepted(machine.host)
+    if host is None or misfit(hosts.site, state, machine) is not None:
+        return
+    found = router.routes(state, machine.app)
+    if found.vips and any(machine.group in exposure.groups for exposure in found.exposures):
+        live = machine.state is MachineState.STARTED
+        plan.rows.append(
+            SlotRow(
+                *(machine.id, "", "", "", "", live, 0, host.number, machine.number), remote=True
+            )
+        )
+
+
+def misfit(site: Site, state: State, machine: Machine) -> str | None:
+    """Why packets must not be delivered to a machine, or None.
+
+    Of several that claim one interface, address or number the one that was there
+    first (the lowest number, then id) keeps it: a later record cannot take its
+    packets over.
     """
+    if not FIRST_MACHINE <= machine.number <= LAST_MACHINE:
+        return (
+            f"machine {machine.id}: {machine.number} is no machine's number: "
+            f"remove the machine and add it again"
+        )
     for address in (machine.private_ip, machine.services_ip):
         number = parse_ipv4(address)
         if number is None or site.private is None or number not in site.private:
@@ -62,12 +101,18 @@ def misfit(site: Site, state: State, machine: Machine) -> str | None:
             f"machine {machine.id}: interface {machine.interface} is an uplink or belongs to "
             f"an older machine: remove the machine and add it with its own interface"
         )
-    return _address_taken(state, machine)
+    return _taken(state, machine)
 
 
-def _address_taken(state: State, machine: Machine) -> str | None:
+def _taken(state: State, machine: Machine) -> str | None:
     if state.is_undisputed(machine):
         return None
+    first = _first(state.machines_with_number(machine.number))
+    if first is not machine:
+        return (
+            f"machine {machine.id}: number {machine.number} belongs to machine {first.id}: "
+            f"remove the machine and add it again"
+        )
     for address in (machine.private_ip, machine.services_ip):
         first = _first(state.machines_with_ip(address))
         if first is not machine:
@@ -79,7 +124,7 @@ def _address_taken(state: State, machine: Machine) -> str | None:
 
 
 def _interface_taken(site: Site, state: State, machine: Machine) -> bool:
-    if machine.interface in site.config.uplinks:
+    if machine.host == site.config.host and machine.interface in site.config.uplinks:
         return True
     if state.is_undisputed(machine):
         return False

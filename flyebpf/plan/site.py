@@ -10,7 +10,11 @@ from flyebpf.model.rows import Row
 from flyebpf.plan.prefixes import Prefix, parse_all
 
 Owner = tuple[str, ...]
-"""Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``."""
+"""Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``,
+``("mesh", name)`` for another host, ``("wireguard", id)`` for a user's peer."""
+
+HOST: Owner = ("host",)
+"""What this host has whatever runs on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from flyebpf.model.reasons import DropReason
 from flyebpf.model.rows import NatRow, PolicyRow, SettingsRow, UplinkRow
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Planner
-from tests.records import CONFIG, state
+from tests.records import CONFIG, HERE, state
 
 NOT_PUBLIC = DropReason.VM_NOT_PUBLIC
 PRIVATE = DropReason.VM_TO_PRIVATE
@@ -46,6 +46,7 @@ def test_settings_nat_and_uplinks() -> None:
         alias_prefix="100.64.0.0/12",
         uplinks=("eth0", "eth1"),
         seed=0xDEADBEEF,
+        host=HERE.number,
     )
     assert [row for row in rows if isinstance(row, NatRow)] == [
         NatRow("172.16.0.0/12", ("eth0", "eth1"))

@@ -9,7 +9,7 @@ import pytest
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.rows import InterfaceRow, ReplyRow, Row, SlotRow
 from flyebpf.plan import Planner
-from tests.records import CONFIG, machine, web
+from tests.records import CONFIG, HERE, machine, web
 
 ONE = machine(1)
 
@@ -38,7 +38,7 @@ def test_slot_interface_and_reply_whatever_the_state(values: dict[str, Any], liv
     found, problem = rows(replace(ONE, **values))
     addresses = ("172.16.0.2", "172.16.0.3")
     assert found == [
-        SlotRow(ONE.id, "tap1", "02:00:00:00:00:01", *addresses, live),
+        SlotRow(ONE.id, "tap1", "02:00:00:00:00:01", *addresses, live, 7, HERE.number, 101),
         InterfaceRow("tap1", ONE.id, "02:00:00:00:00:01", addresses),
         ReplyRow(ONE.id, 6, 8080, "203.0.113.1", 80, "web/tcp/80@203.0.113.1", unique=True),
     ]

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyebpf.model.codec import encode
-from flyebpf.model.records import AddressKind, App, Cluster, Host, MachineState, Network
+from flyebpf.model.records import (
+    AddressKind,
+    App,
+    Cluster,
+    Host,
+    HostStatus,
+    Latency,
+    MachineState,
+    Network,
+    Presence,
+)
 from flyebpf.model.rows import Row
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Owner, Planner
@@ -121,7 +131,7 @@ def test_services_and_addresses_touch_the_apps_machines_here() -> None:
 
 def test_whoever_waited_for_an_interface_gets_it() -> None:
     first, second = machine(1), machine(2, app="db", interface="tap1")
-    here = web(first, second)
+    here = web(first, second, App("db", "acme"))
     planner = Planner(CONFIG)
     assert planner.rows(here, ("machine", second.id)) == []
     assert touched(here, first, gone=True) >= {("machine", second.id), ("app", "db")}
@@ -132,7 +142,9 @@ def test_whoever_waited_for_an_interface_gets_it() -> None:
 def test_what_no_row_depends_on_touches_nobody() -> None:
     here = web(machine(1))
     assert touched(here, replace(CLUSTER, next_machine=7)) == set()
-    assert touched(here, Network("acme", "default", 1)) == set()
+    assert touched(here, Network("acme", "other", 1)) == set()
+    assert touched(here, HostStatus("h1", "2026-01-01T00:00:00Z", version="2")) == set()
+    assert touched(here, Presence("h1")) == touched(here, Latency("h1", "ams")) == set()
     assert touched(here, Host("h2", 1 << 31, "ams", "172.16.16.0/20")) == set()
     assert touched(here, replace(CLUSTER, seed=1)) == {HOST}
 
