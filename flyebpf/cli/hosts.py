@@ -132,6 +132,9 @@ def token(minutes: int, revoke: bool, as_json: bool) -> None:
 @click.option("-r", "--region", metavar="REGION", help="The region that it is in.")
 @click.option("--uplink", "uplinks", metavar="DEV", multiple=True, help="To the internet; several.")
 @click.option("--endpoint", metavar="ADDRESS", default="", help="Its address on the mesh.")
+@click.option(
+    "--mesh-interface", metavar="DEV", default="", help="Of the mesh; default: as on other hosts."
+)
 @click.option("--block", metavar="CIDR", default="", help="Its private block; default: a free one.")
 @click.option(
     "--to",
@@ -148,6 +151,7 @@ def join(
     region: str | None,
     uplinks: Sequence[str],
     endpoint: str,
+    mesh_interface: str,
     block: str,
     target: str | None,
     as_json: bool,
@@ -161,7 +165,7 @@ def join(
     \b
     flyebpf hosts join TOKEN -r ams --uplink eth0 --endpoint 192.0.2.7
     """
-    given = (name, region, target, *uplinks, endpoint or None, block or None)
+    given = (name, region, target, *uplinks, *filter(None, (endpoint, mesh_interface, block)))
     if (token_ is None) == (config_path is None):
         raise click.UsageError("Give either a TOKEN or --config FILE.")
     if config_path is not None and any(value is not None for value in given):
@@ -176,7 +180,7 @@ def join(
         joined = joining.with_config(Path(config_path))
     else:
         newcomer = joining.Newcomer(
-            name or _system_name(), region or "", tuple(uplinks), endpoint, block
+            name or _system_name(), region or "", tuple(uplinks), endpoint, block, mesh_interface
         )
         joined = joining.with_token(
             _read_token(token_ or ""), newcomer, Path(target or DEFAULT_CONFIG).absolute()

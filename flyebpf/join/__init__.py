@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from flyebpf import configfile
@@ -40,13 +40,15 @@ _ATTEMPTS = 20
 @dataclass(frozen=True, slots=True)
 class Newcomer:
     """What only the new host knows of itself. ``endpoint``: its address on the
-    mesh; ``block``: its part of the private prefix, or "" for a free one."""
+    mesh; ``block``: its part of the private prefix, or "" for a free one;
+    ``interface``: that of the mesh, or "" where it is called as on other hosts."""
 
     host: str
     region: str
     uplinks: tuple[str, ...]
     endpoint: str = ""
     block: str = ""
+    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,12 @@ def with_token(token: str, newcomer: Newcomer, path: Path, opener: Opener = open
     of the etcd certificate beside it. Raises FlyebpfError."""
     invitation = tokens.read(token)
     _check_interfaces(newcomer.uplinks)
+    if invitation.underlay != "none" and not newcomer.endpoint:
+        raise InvalidError(
+            f"the cluster has a mesh ({invitation.underlay}), and no address of this machine on "
+            "it was given",
+            "give the one at which the other hosts reach it, with --endpoint",
+        )
     with _reached(invitation, opener) as store:
         tokens.check(Tx(store), invitation.secret)
         _require_cluster(store)
@@ -174,7 +182,7 @@ def _check_interfaces(uplinks: Iterable[str]) -> None:
 
 
 def _check_prefix(config: DaemonConfig, hosts: Iterable[Host]) -> None:
-    """Every host's block is a part of one prefix, and no endpoint is in a pool."""
+    """Every host's block is a part of one prefix."""
     prefix = IPv4Network(config.private.prefix)
     for host in hosts:
         if not IPv4Network(host.block).subnet_of(prefix):
@@ -182,13 +190,6 @@ def _check_prefix(config: DaemonConfig, hosts: Iterable[Host]) -> None:
                 f"private.prefix {prefix} does not contain the block {host.block} of host "
                 f"{host.name!r}",
                 "use the prefix that the other hosts have",
-            )
-    pools = config.pools
-    for cidr in (*pools.anycast_v4, *pools.anycast_v6, *pools.shared_v4, *pools.egress):
-        if config.mesh.endpoint and ip_address(config.mesh.endpoint) in ip_network(cidr):
-            raise ConflictError(
-                f"mesh.endpoint {config.mesh.endpoint} is in the pool {cidr}",
-                "give an address of this machine that is not given to apps",
             )
 
 
@@ -231,11 +232,12 @@ def _configuration(invitation: Invitation, newcomer: Newcomer, path: Path) -> Da
             underlay=invitation.underlay,
             endpoint=newcomer.endpoint,
             port=invitation.port,
+            interface=newcomer.interface or invitation.interface,
             return_path=invitation.return_path,
         ),
         etcd=_etcd(invitation, path.parent),
     )
-    return configfile.parse(render(config), str(path))
+    return configfile.parse(render(config), "the new configuration")
 
 
 def _etcd(invitation: Invitation, folder: Path) -> EtcdConfig:

@@ -46,14 +46,14 @@ class Staged:
     def publish(self) -> None:
         """Give the files their names, in order, all or none. ConflictError when
         somebody else has made one of them meanwhile."""
-        try:
-            for path, staged in self._staged.items():
+        for path, staged in self._staged.items():
+            try:
                 os.link(staged, path)  # fails where there is one, unlike a rename
-                self._published.append(path)
-        except OSError as error:
-            for path in self._published:
-                path.unlink(missing_ok=True)
-            raise _trouble(path, error) from error
+            except OSError as error:
+                for published in self._published:
+                    published.unlink(missing_ok=True)
+                raise _trouble(path, error) from error
+            self._published.append(path)
 
     def _clean(self) -> None:
         for staged in self._staged.values():

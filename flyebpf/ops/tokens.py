@@ -52,6 +52,7 @@ class Invitation:
     egress: tuple[str, ...]
     underlay: str
     port: int
+    interface: str
     return_path: str
     secret: str
 
@@ -191,6 +192,7 @@ def _invitation(config: DaemonConfig, secret: str) -> Invitation:
         egress=config.egress.allow,
         underlay=mesh.underlay,
         port=mesh.port,
+        interface=mesh.interface,
         return_path=mesh.return_path,
         secret=secret,
     )
