@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "collector": set(),
     "model": set(),
+    "dns": {"model"},
     "flytoml": {"model", "tomllines"},
     "tomllines": set(),
     "configrules": {"model", "bpf.layout", "tomllines"},

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much one machine may ask: its flood must not cost others their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flyebpf.dns.asker import Asker
+
+_KEPT = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """For each machine (or user's peer): ``rate`` of queries a second in the long
+    run and ``burst`` at once; ``connections`` by TCP; ``pipelined``: forwarded
+    queries of one connection under way; ``forwarded``: of all its transports.
+    For all together: ``connections_total``, ``forwarded_total``. ``idle``: seconds
+    that a TCP connection may say nothing, or take no answer."""
+
+    rate: float = 1000.0
+    burst: int = 2000
+    connections: int = 32
+    connections_total: int = 4096
+    pipelined: int = 64
+    forwarded: int = 128
+    forwarded_total: int = 4096
+    idle: float = 10.0
+
+
+class Rates:
+    """Tells queries that are within the rate from those that are not (GCRA):
+    one number a machine, the time at which its budget is full again."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._cost = 1 / rate
+        self._credit = burst / rate
+        self._full: dict[Asker, float] = {}
+
+    def delay(self, asker: Asker, now: float) -> float:
+        """0: the query is within the rate, and counted; else how many seconds
+        until one is. ``now``: monotonic seconds."""
+        full = self._full.get(asker, now)
+        full = max(full, now)
+        over = full - now - self._credit
+        if over > 0:
+            return over
+        if len(self._full) >= _KEPT:
+            self._full = {other: time for other, time in self._full.items() if time > now}
+        self._full[asker] = full + self._cost
+        return 0.0
+
+
+class Shares:
+    """Counts things in use, by whom, against a limit each and one for all."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each = each
+        self._total = total
+        self._of: dict[Asker, int] = {}
+        self.used = 0
+
+    def take(self, asker: Asker) -> bool:
+        """Whether there was one left; :meth:`give` it back then."""
+        have = self._of.get(asker, 0)
+        if have >= self._each or self.used >= self._total:
+            return False
+        self._of[asker] = have + 1
+        self.used += 1
+        return True
+
+    def give(self, asker: Asker) -> None:
+        self.used -= 1
+        left = self._of[asker] - 1
+        if left:
+            self._of[asker] = left
+        else:
+            del self._of[asker]
