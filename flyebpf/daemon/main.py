@@ -18,7 +18,7 @@ from flyebpf.api.server import ApiServer, listen
 from flyebpf.bpf import loader
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import logs, notify
+from flyebpf.daemon import logs, mesh_setup, notify
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.lock import StateLock
@@ -54,7 +54,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def run(config_path: str) -> None:
     """Run until SIGTERM. Raises FlyebpfError where it cannot start; the data
     plane is then as it was."""
-    config = configfile.load(config_path)
+    config = mesh_setup.with_mtu(configfile.load(config_path))
     logs.setup(config.log)
     try:
         with ExitStack() as stack:
@@ -91,7 +91,7 @@ class Daemon:
         stack.callback(self._links.close)
         self._monitor = LinkMonitor()  # from before the first look at links
         stack.callback(self._monitor.close)
-        self._nft = NftDriver(GROUP)
+        self._nft = NftDriver(GROUP, mesh_setup.fence(config))
         self._engine = self._build(config, records.seed)
         self._loop = MainLoop()
         stack.callback(self._loop.close)
@@ -260,7 +260,7 @@ class Daemon:
     def reload(self) -> Sequence[str]:
         """In the main thread: what changed. Raises ConfigError, and keeps the
         old configuration, when the new one is wrong."""
-        config, texts = merge(self._engine.config, configfile.load(self._path))
+        config, texts = merge(self._engine.config, mesh_setup.with_mtu(configfile.load(self._path)))
         logs.setup(config.log)
         self._engine.reconfigure(config)
         self._engine.sync()

@@ -16,6 +16,7 @@ RESTART = (
     "bpffs",
     "private",
     "dataplane",
+    "mesh",
     "api",
     "metrics",
 )

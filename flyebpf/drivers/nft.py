@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver of nftables: source NAT of the VMs' own traffic, and a second
-fence around the host.
+fence around the host and the mesh.
 
 One table, ``inet flyebpf``, is replaced as a whole in one transaction. It is
 ours by its name; whether it is as it should be is told by the digest of the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -23,7 +24,29 @@ from flyebpf.reconcile.base import Failure
 TABLE = "flyebpf"
 MARK = "rules_"
 TIMEOUT = 10.0  # seconds
-COUNTERS = ("vm_to_host", "vm_no_route", "vm_untracked", "vm_unsolicited", "vm_nat")
+COUNTERS = (
+    "vm_to_host",
+    "vm_no_route",
+    "vm_untracked",
+    "vm_unsolicited",
+    "vm_nat",
+    "mesh_to_uplink",
+    "mesh_forward",
+)
+SIXPN = "fdaa::/16"
+OTHER_PORTS = "32768-49151"
+"""What a VM's UDP port becomes when it is one of WireGuard's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """``ports``: UDP, the first and the last of WireGuard's, (0, 0) for none.
+    ``devices``: of the mesh; what comes in over them is for this host."""
+
+    devices: tuple[str, ...] = ()
+    ports: tuple[int, int] = (0, 0)
+
+
 Run = Callable[[str, Sequence[str]], str]
 
 
@@ -52,16 +75,22 @@ def quoted(names: Sequence[str]) -> str:
     return "{ " + ", ".join(f'"{name}"' for name in names) + " }"
 
 
-def ruleset(rows: Sequence[NatRow], group: int) -> str:
+def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     """The rules inside the table. VMs' interfaces are those of link group
     ``group``; what they send to the host or past the uplinks is dropped here
     too, in case a packet ever gets past the programs at their interfaces. What
-    belongs to no connection would leave untranslated, so it does not leave."""
+    belongs to no connection would leave untranslated, so it does not leave.
+    Nothing of the private networks leaves over an uplink, whatever the routes
+    say when a mesh device is gone."""
     uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
-    nat = "\n".join(
-        f"    ip saddr {row.source} meta iifgroup {group} oifname {quoted(row.uplinks)} "
-        "counter name vm_nat masquerade"
-        for row in sorted(rows, key=lambda row: row.source)
+    nat = "\n".join(masquerade(row, group, mesh) for row in sorted(rows, key=lambda r: r.source))
+    clear = "\n".join(
+        f"    oifname {uplinks} {what} counter name mesh_to_uplink drop"
+        for what in (
+            f"ip6 daddr {SIXPN}",
+            f"ip6 saddr {SIXPN}",
+            *(f"ip daddr {source}" for source in sorted({row.source for row in rows})),
+        )
     )
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
     return f"""{counters}
@@ -74,17 +103,57 @@ def ruleset(rows: Sequence[NatRow], group: int) -> str:
     meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
     meta iifgroup {group} ct state {{ invalid, untracked }} counter name vm_untracked drop
     meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
+{forward(group, mesh)}
+  }}
+  chain clear {{
+    type filter hook postrouting priority -10; policy accept;
+{clear}
   }}
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
 {nat}
   }}
+{untracked(group, mesh)}"""
+
+
+def masquerade(row: NatRow, group: int, mesh: Mesh) -> str:
+    """A VM that sends from a port of WireGuard's gets another one: otherwise the
+    answers of another host to this one would be taken for the VM's."""
+    what = f"    ip saddr {row.source} meta iifgroup {group} oifname {quoted(row.uplinks)}"
+    rule = f"{what} counter name vm_nat masquerade"
+    if not any(mesh.ports):
+        return rule
+    ports = f"udp sport {mesh.ports[0]}-{mesh.ports[1]}"
+    return f"{what} {ports} counter name vm_nat masquerade to :{OTHER_PORTS}\n{rule}"
+
+
+def forward(group: int, mesh: Mesh) -> str:
+    """What comes over the mesh goes to a VM or to this host."""
+    if not mesh.devices:
+        return ""
+    return f"    iifname {quoted(mesh.devices)} oifgroup != {group} counter name mesh_forward drop"
+
+
+def untracked(group: int, mesh: Mesh) -> str:
+    """WireGuard's own packets belong to no connection of conntrack's, so none of
+    a VM's can stand in their way."""
+    if not any(mesh.ports):
+        return ""
+    ports = f"{mesh.ports[0]}-{mesh.ports[1]}"
+    return f"""  chain arriving {{
+    type filter hook prerouting priority -300; policy accept;
+    meta iifgroup != {group} fib daddr type local udp dport {ports} notrack
+  }}
+  chain leaving {{
+    type filter hook output priority -300; policy accept;
+    udp sport {ports} notrack
+  }}
 """
 
 
-def script(rows: Sequence[NatRow], group: int) -> str:
+def script(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     """Replaces the table in one transaction; counters start at zero."""
-    body = ruleset(rows, group)
+    body = ruleset(rows, group, mesh)
     head = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
     return f"{head}table inet {TABLE} {{\n  chain {digest(body)} {{ }}\n{body}}}\n"
 
@@ -100,8 +169,9 @@ class NftDriver:
     name = "nft"
     kinds: tuple[type[Row], ...] = (NatRow,)
 
-    def __init__(self, group: int, run: Run = run_nft) -> None:
+    def __init__(self, group: int, mesh: Mesh = Mesh(), run: Run = run_nft) -> None:
         self._group = group
+        self._mesh = mesh
         self._run = run
         self._rows: dict[Hashable, NatRow] = {}
         self._written = ""  # what our last table looked like when read back
@@ -112,7 +182,7 @@ class NftDriver:
             return {}
         mark, shape = found
         rows = list(self._rows.values())
-        mine = mark == digest(ruleset(rows, self._group)) and shape == self._written
+        mine = mark == digest(ruleset(rows, self._group, self._mesh)) and shape == self._written
         # A table of an earlier daemon is not understood, only replaced.
         return {row.key: row if mine else "changed" for row in rows} or {"table": mark}
 
@@ -137,10 +207,14 @@ class NftDriver:
     def _write(self) -> None:
         rows = list(self._rows.values())
         found = self._listing()
-        if rows and found and found == (digest(ruleset(rows, self._group)), self._written):
+        if (
+            rows
+            and found
+            and found == (digest(ruleset(rows, self._group, self._mesh)), self._written)
+        ):
             return
         if rows:
-            text = script(rows, self._group)
+            text = script(rows, self._group, self._mesh)
         else:
             text = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
         self._run(text, ("-f", "-"))
