@@ -14,6 +14,7 @@ import pytest
 
 import flyebpf
 from flyebpf.cli.main import run
+from tests.api import Api, make_cluster
 from tests.fakes_backend import FakeBackend, serving
 
 ROOT = Path(flyebpf.__file__).parents[1]
@@ -43,6 +44,22 @@ USAGE = [
     ("machines metadata set {machine}", "Missing argument 'KEY=VALUE...'"),
     ("machines list --all -a web", "contradict"),
     ("machines start", "Missing argument 'ID...'"),
+    ("machines move {machine}", "Missing option '--interface'"),
+    ("hosts lst", "Did you mean 'list'?"),
+    ("hosts remove h2", "confirm with -y/--yes"),
+    ("hosts token --minutes 0", "not in the range"),
+    ("hosts token --minutes soon", "not a valid integer"),
+    ("hosts rotate-keys --status --force", "contradict"),
+    ("hosts join", "Give either a TOKEN or --config FILE."),
+    ("hosts join TOKEN --config x.toml", "Give either a TOKEN or --config FILE."),
+    ("hosts join --config x.toml --host h3", "--config says all"),
+    ("hosts join --config x.toml --block 172.16.0.0/20", "--config says all"),
+    ("hosts join TOKEN", "give --region and --uplink"),
+    ("hosts join TOKEN -r ams", "give --region and --uplink"),
+    ("wiregaurd list", "Did you mean 'wireguard'?"),
+    ("wireguard create laptop", "Missing option '-o'"),
+    ("wireguard create -o acme", "Missing argument 'NAME'"),
+    ("wireguard remove laptop", "Missing option '-o'"),
     ("ips allocate-v4", "No app named"),
     ("ips release -a web", "Missing argument 'ADDRESS...'"),
     ("status --timeout soon", "'soon' is not a valid float"),
@@ -77,6 +94,35 @@ FAILED = [
     ("machines env 00000000000000", "00000000000000"),
     ("machines hosts 00000000000000", "00000000000000"),
     ("machines metadata unset {machine} nothing", "nothing"),
+    ("machines move {machine} --interface t --host h9", "host 'h9' does not exist"),
+    ("machines move {machine} --interface a/b", "a/b"),
+    ("machines move {machine} --interface eth0", "uplink"),
+    ("machines move {machine} --interface t --mac x", "MAC address 'x'"),
+    ("machines move 00000000000000 --interface t", "00000000000000"),
+    ("hosts show h9", "host 'h9' does not exist"),
+    ("hosts show h22", 'Did you mean "h2"'),
+    ("hosts show a/b", "'a/b' is not a name"),
+    ("hosts drain h9", "host 'h9' does not exist"),
+    ("hosts undrain h9", "host 'h9' does not exist"),
+    ("hosts remove h9 -y", "host 'h9' does not exist"),
+    ("hosts remove h1 -y", "host 'h1' is the one that was asked"),
+    ("hosts remove h2 -y", "the daemon of host 'h2' is running"),
+    ("hosts rotate-keys --force", "no rotation of keys is going on"),
+    ("hosts join nonsense -r ams --uplink eth0", "this is not a token"),
+    ("hosts join --config none.toml", "none.toml"),
+    ("hosts join --config broken.toml", "broken.toml"),
+    ("hosts join --config host.toml", "store is 'sqlite'"),
+    ("wireguard create laptop -o none", "organization 'none'"),
+    ("wireguard create laptop -o acme --network lan", "network 'acme/lan' does not exist"),
+    ("wireguard create laptop -o acme --gateway h9", "host 'h9' does not exist"),
+    ("wireguard create laptop -o acme --public-key x", "public key 'x'"),
+    ("wireguard create 'a b' -o acme", "WireGuard peer name 'a b'"),
+    ("wireguard create laptop good.toml -o acme", "good.toml is there already"),
+    ("wireguard create laptop / -o acme", "/ is there already"),
+    ("wireguard create laptop /none/x -o acme", "cannot write /none/x: No such file"),
+    ("wireguard list -o none", "none"),
+    ("wireguard status -o none", "none"),
+    ("wireguard remove laptop -o acme -y", "WireGuard peer 'acme/laptop' does not exist"),
     ("services list -a none", "none"),
     ("ips list -a none", "none"),
     ("ips allocate-v4 -a none", "none"),
@@ -103,6 +149,7 @@ FILES = {
     "broken.toml": 'app = "web"\nport = = 1\n',
     "unknown.toml": 'app = "web"\nsurprise = 1\n',
     "ports.toml": 'app = "web"\n[[services]]\n[[services.ports]]\nport = 0\n',
+    "host.toml": 'host = "h3"\nregion = "ams"\nuplinks = ["lo0"]\n',
     "handlers.toml": 'app = "web"\n[http_service]\ninternal_port = 8080\n',
 }
 
@@ -119,6 +166,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeBacke
         run([*where, "apps", "create", "web", "-o", "acme"])
         add = f"machines add -a web --interface tap1 {MAC} --id 0123456789abcd"
         assert run([*where, *add.split()]) == 0
+        make_cluster(Api(backend, path))
         yield backend, folder, "0123456789abcd"
 
 
