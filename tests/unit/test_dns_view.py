@@ -43,6 +43,11 @@ LISTS = (
 )
 
 
+@pytest.fixture(scope="module")
+def world() -> View:
+    return view()
+
+
 # Tenants.
 
 PRIVATE = (
