@@ -26,8 +26,11 @@ LATENCY = rf"({REGION}) ({REGION}) (\d{{1,5}}(?:\.\d{{1,3}})?)"
 def check(config: DaemonConfig) -> list[Problem]:
     """Everything that is wrong with the values."""
     found = list(check_sixpn(config))
-    if config.mesh.underlay in ("wireguard", "plain"):
-        found += [*check_endpoint(config), *check_interface(config)]
+    meshed = config.mesh.underlay in ("wireguard", "plain")
+    if meshed or config.mesh.endpoint:  # users' WireGuard peers need it without a mesh too
+        found += check_endpoint(config)
+    if meshed:
+        found += check_interface(config)
     found += check_mesh(config.mesh)
     if config.store == "etcd" or config.etcd.endpoints:
         found += check_etcd(config.etcd)

@@ -38,7 +38,7 @@ def host_of(config: DaemonConfig) -> Host:
         names.region(config.region),
         config.private.block,
         underlay=mesh.underlay,
-        endpoint=mesh.endpoint,
+        endpoint=str(ip_address(mesh.endpoint)) if mesh.endpoint else "",
         port=mesh.port if mesh.endpoint else 0,
     )
 

@@ -51,6 +51,7 @@ def test_every_key_is_read() -> None:
             "reach this one, without a port",
         ),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "host-1"', 6, "is not an IP address"),
+        ('[mesh]\nendpoint = "host-1"', 5, "is not an IP address"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "127.0.0.1"', 6, "cannot be reached by"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "fe80::1%eth0"', 6, "cannot be reached by"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "172.16.0.1"', 6, "of private.prefix"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
 from flyebpf.model.records import App, Host
 from flyebpf.model.sixpn import HOST_BIT
@@ -95,3 +96,9 @@ def test_what_operators_said_of_a_host_survives_its_restart(store: SqliteStore) 
     kept = replace(find(store, Host, "h1"), drained=True, keys={"0": "k"})
     transact(store, lambda tx: tx.put(kept))
     assert cluster.ensure(store, config())[1] == kept
+
+
+def test_an_endpoint_is_kept_in_one_form(store: SqliteStore) -> None:
+    host = cluster.host_of(replace(config(), mesh=MeshConfig(endpoint="2001:DB8:0::7", port=7)))
+    assert (host.endpoint, host.port) == ("2001:db8::7", 7)
+    assert cluster.host_of(config()).port == 0  # nobody can reach it
