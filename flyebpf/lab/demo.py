@@ -3,67 +3,18 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import click
 
 from flyebpf.errors import UnavailableError
-from flyebpf.lab import hosts, net, sample, state
+from flyebpf.lab import demo_cluster, hosts, net, sample, state
+from flyebpf.lab.demo_steps import check_seen, flyebpf, run_in, show, step
 from flyebpf.lab.state import Lab, Paths
 
 LOAD = 4  # seconds of requests
 OUTAGE = 1.5  # seconds of these that the daemon stays dead
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """A title, what is printed inside, and how long it took."""
-    click.echo()
-    click.secho(title, bold=True)
-    started = time.monotonic()
-    yield
-    click.secho(f"  {time.monotonic() - started:.2f} s", dim=True)
-
-
-def show(node: str, command: Sequence[str], output: str) -> None:
-    click.echo(f"  {node}$ " + click.style(shlex.join(command), fg="cyan"))
-    for text in output.rstrip().splitlines():
-        click.echo(f"    {text}")
-
-
-def run_in(lab: Lab, node: str, command: Sequence[str], *, shown: Sequence[str] = ()) -> str:
-    """Run it in a node and show both command and answer."""
-    env = dict(os.environ)
-    if node in lab.hosts:
-        env = hosts.environment(lab.hosts[node])
-    env["PYTHONPATH"] = net.python_path()
-    done = subprocess.run(
-        net.exec_argv(lab.namespaces()[node], command),
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    show(node, shown or command, done.stdout + done.stderr)
-    if done.returncode != 0:
-        raise UnavailableError(
-            f"on {node}, {shlex.join(command)} failed with exit code {done.returncode}",
-            "See: flyebpf lab list, and the daemon's log in the lab's folder.",
-        )
-    return done.stdout
-
-
-def flyebpf(lab: Lab, host: str, *arguments: str) -> str:
-    """A flyebpf command on a host."""
-    command = [sys.executable, "-m", "flyebpf", *arguments]
-    return run_in(lab, host, command, shown=["flyebpf", *arguments])
 
 
 def run(where: Paths, lab: Lab) -> None:
@@ -84,16 +35,11 @@ def run(where: Paths, lab: Lab) -> None:
         flyebpf(lab, host, "services", "list", "--all")
         curl_closed(lab, client, web)
         flyebpf(lab, host, "drops")
+    if len(lab.hosts) > 1 and lab.store == "etcd":
+        demo_cluster.run(where, lab)
     with step(f"4. kill -9 of the daemon of {host}, while requests go on"):
         outage(where, lab, client, host, web)
     goodbye(client, host, web)
-
-
-def check_seen(answer: str, address: str) -> None:
-    if address not in answer:
-        raise UnavailableError(
-            f"the VM did not see the client's address {address}; the answer was: {answer!r}"
-        )
 
 
 def curl_closed(lab: Lab, client: str, web: str) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from flyebpf.api.client import path
 from flyebpf.errors import UnavailableError
 from flyebpf.lab import hosts, net, vms
-from flyebpf.lab.state import Lab, Paths
+from flyebpf.lab.state import Host, Lab, Paths
 
 ORG = "demo"
+OTHER_ORG = "elsewhere"
+STRANGER = "stranger1"
 WEB_PORT = 80
 ECHO_PORT = 7777
 
@@ -102,8 +104,19 @@ def deploy(where: Paths, lab: Lab, say: Callable[[str], None]) -> None:
     ):
         vm = vms.add(where, lab, host=host.name, app=app, name=name, command=command)
         say(f"VM  {name} on {host.name}, {vm.private_ip}: {Path(command[0]).name}")
+    if lab.store == "etcd" and len(nodes) > 1:
+        add_stranger(where, lab, nodes[0], say)
     for host in nodes:
         hosts.wait_synced(host)
+
+
+def add_stranger(where: Paths, lab: Lab, host: Host, say: Callable[[str], None]) -> None:
+    """A VM of another tenant, with nothing in it."""
+    api = hosts.api(host)
+    api.post(path("orgs"), {"name": OTHER_ORG})
+    api.post(path("apps"), {"name": "stranger", "org": OTHER_ORG})
+    vm = vms.add(where, lab, host=host.name, app="stranger", name=STRANGER)
+    say(f"VM  {vm.name} on {host.name}, of another organization")
 
 
 def check_nginx() -> None:
