@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +10,7 @@ import click
 from flyebpf.api.client import path
 from flyebpf.cli import options, output
 from flyebpf.cli.ages import ago
-from flyebpf.cli.daemon import DEFAULT_CONFIG
+from flyebpf.cli.join import join
 from flyebpf.cli.lazy import Group
 
 LONGEST = 30 * 24 * 60  # minutes; the daemon says so too
@@ -22,6 +19,9 @@ LONGEST = 30 * 24 * 60  # minutes; the daemon says so too
 @click.group(cls=Group, help="Manage the hosts of the cluster.")
 def hosts() -> None:
     pass
+
+
+hosts.add_command(join)
 
 
 @hosts.command(name="list")
@@ -123,91 +123,6 @@ def token(minutes: int, revoke: bool, as_json: bool) -> None:
         output.print_json(answer)
     else:
         output.say(text)
-
-
-@hosts.command()
-@click.argument("token_", metavar="[TOKEN]", required=False)
-@click.option("--config", "config_path", metavar="FILE", help="Join by this configuration instead.")
-@click.option("--host", "name", metavar="NAME", help="The new host's name; default: the system's.")
-@click.option("-r", "--region", metavar="REGION", help="The region that it is in.")
-@click.option("--uplink", "uplinks", metavar="DEV", multiple=True, help="To the internet; several.")
-@click.option("--endpoint", metavar="ADDRESS", default="", help="Its address on the mesh.")
-@click.option(
-    "--mesh-interface", metavar="DEV", default="", help="Of the mesh; default: as on other hosts."
-)
-@click.option("--block", metavar="CIDR", default="", help="Its private block; default: a free one.")
-@click.option(
-    "--to",
-    "target",
-    metavar="FILE",
-    help=f"The configuration that is written.  [default: {DEFAULT_CONFIG}]",
-)
-@options.json_option
-def join(
-    *,
-    token_: str | None,
-    config_path: str | None,
-    name: str | None,
-    region: str | None,
-    uplinks: Sequence[str],
-    endpoint: str,
-    mesh_interface: str,
-    block: str,
-    target: str | None,
-    as_json: bool,
-) -> None:
-    """Make this machine a host of a cluster, before its daemon's first start.
-
-    With a TOKEN (of `hosts token` on another host; `-` reads it from standard
-    input) the daemon's configuration is written; with --config it is there
-    already. When anything is wrong, nothing is registered and nothing written.
-
-    \b
-    flyebpf hosts join TOKEN -r ams --uplink eth0 --endpoint 192.0.2.7
-    """
-    given = (name, region, target, *uplinks, *filter(None, (endpoint, mesh_interface, block)))
-    if (token_ is None) == (config_path is None):
-        raise click.UsageError("Give either a TOKEN or --config FILE.")
-    if config_path is not None and any(value is not None for value in given):
-        raise click.UsageError(
-            "--config says all that the other options would: give --config alone, or a TOKEN."
-        )
-    if config_path is None and not (region and uplinks):
-        raise click.UsageError("With a token, give --region and --uplink too.")
-    from flyebpf import join as joining  # noqa: PLC0415 (start-up time)
-
-    if config_path is not None:
-        joined = joining.with_config(Path(config_path))
-    else:
-        newcomer = joining.Newcomer(
-            name or _system_name(), region or "", tuple(uplinks), endpoint, block, mesh_interface
-        )
-        joined = joining.with_token(
-            _read_token(token_ or ""), newcomer, Path(target or DEFAULT_CONFIG).absolute()
-        )
-    host = joined.host
-    if as_json:
-        output.print_json(
-            {
-                "name": host.name,
-                "id": f"{host.number:08x}",
-                "block": host.block,
-                "config": str(joined.config),
-            }
-        )
-        return
-    output.say(f"Joined as host {host.name} ({host.number:08x}) with the block {host.block}.")
-    output.say(f"Start it: flyebpf daemon --config {joined.config}")
-
-
-def _system_name() -> str:
-    import socket  # noqa: PLC0415 (start-up time)
-
-    return socket.gethostname().partition(".")[0].lower()
-
-
-def _read_token(text: str) -> str:
-    return sys.stdin.readline().strip() if text == "-" else text.strip()
 
 
 @hosts.command()

@@ -8,6 +8,7 @@ files get their names. Nothing is left of an attempt that fails.
 
 from __future__ import annotations
 
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,13 @@ from flyebpf.config import (
     MeshConfig,
     PrivateConfig,
 )
-from flyebpf.errors import ConflictError, ExhaustedError, InvalidError, UnavailableError
+from flyebpf.errors import (
+    ConfigError,
+    ConflictError,
+    ExhaustedError,
+    InvalidError,
+    UnavailableError,
+)
 from flyebpf.join.files import Staged
 from flyebpf.join.text import render
 from flyebpf.model.records import Cluster, Host, JoinToken
@@ -35,6 +42,7 @@ from flyebpf.store.base import Store
 
 Opener = Callable[[EtcdConfig], Store]
 _ATTEMPTS = 20
+_NEW = "new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +245,11 @@ def _configuration(invitation: Invitation, newcomer: Newcomer, path: Path) -> Da
         ),
         etcd=_etcd(invitation, path.parent),
     )
-    return configfile.parse(render(config), "the new configuration")
+    try:
+        return configfile.parse(render(config), _NEW)
+    except ConfigError as error:  # lines of a file that is not there tell nobody anything
+        message = re.sub(rf"^{_NEW}:\d+: ", "", error.message, flags=re.MULTILINE)
+        raise ConfigError(message, error.remedy or "nothing was done") from error
 
 
 def _etcd(invitation: Invitation, folder: Path) -> EtcdConfig:

@@ -146,7 +146,7 @@ def test_join(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     rest = "--host h3 -r fra --uplink eth0 --endpoint 192.0.2.3 --to new.toml"
     assert cli.ok(f"hosts join {token} {rest}") == (
         "Joined as host h3 (80000003) with the block 172.16.16.0/20.\n"
-        f"Start it: flyebpf daemon --config {tmp_path}/new.toml\n"
+        f"Start its daemon: flyebpf daemon --config {tmp_path}/new.toml\n"
     )
     assert (tmp_path / "new.toml").stat().st_mode & 0o777 == 0o600
     code, _, err = cli(f"hosts join {token} {rest}")

@@ -136,7 +136,7 @@ def refused(world: World, token: str, newcomer: Newcomer, error: type[FlyebpfErr
     ("change", "error", "said"),
     [
         ({"host": "h1"}, ConflictError, "the cluster has a host 'h1' already"),
-        ({"host": "H 2"}, FlyebpfError, "host: 'H 2' is not a valid name"),
+        ({"host": "H 2"}, FlyebpfError, "host: 'H 2' is not a valid name; use lower"),
         ({"region": "A"}, FlyebpfError, "region: 'A'"),
         ({"uplinks": ("eth9",)}, InvalidError, "uplink 'eth9' does not exist on this machine"),
         ({"uplinks": ("eth0", "eth0")}, FlyebpfError, "'eth0' is listed twice"),
