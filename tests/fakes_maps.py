@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flyebpf.bpf.maps import MapSpec, MapType, map_specs
 from flyebpf.config import DataplaneConfig
@@ -19,7 +19,8 @@ SMALL = DataplaneConfig(
 
 
 class FakeMap:
-    """See :class:`flyebpf.bpf.libbpf.Map`. ``log`` holds every write in order."""
+    """See :class:`flyebpf.bpf.libbpf.Map`. ``log`` holds every write in order;
+    ``written`` is called after each."""
 
     def __init__(self, spec: MapSpec) -> None:
         self.spec = spec
@@ -31,6 +32,7 @@ class FakeMap:
             self.value_size = (self.value_size + 7) // 8 * 8 * CPUS
         self.data: dict[bytes, bytes] = {}
         self.log: list[tuple[bytes, bytes | None]] = []
+        self.written: Callable[[], None] = lambda: None
 
     def lookup(self, key: bytes) -> bytes | None:
         assert len(key) == self.key_size
@@ -47,11 +49,13 @@ class FakeMap:
             raise KernelError(f"write the map {self.spec.name}", number=number)
         self.data[key] = value
         self.log.append((key, value))
+        self.written()
 
     def delete(self, key: bytes) -> bool:
         assert len(key) == self.key_size
         assert not self.is_array, "entries of arrays cannot be deleted"
         self.log.append((key, None))
+        self.written()
         return self.data.pop(key, None) is not None
 
     def update_batch(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:

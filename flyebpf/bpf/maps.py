@@ -131,7 +131,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("maglev", array, u32, u32, config.maglev_entries),
         MapSpec("slots", array, u32, layout.Slot, machines),
         MapSpec("vm_slots", array, u32, layout.VmSlotBucket, vm_buckets(config)),
-        MapSpec("sixpn", hash_, layout.SixpnKey, u32, machines),
+        MapSpec("sixpn", hash_, layout.SixpnKey, u32, 2 * machines, BPF_F_NO_PREALLOC),
         MapSpec("hosts", hash_, u32, layout.Host, config.hosts),
         MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1),
         MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from flyebpf.bpf.maps import flow_buckets, vm_buckets
 from flyebpf.config import DataplaneConfig
 from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.map_hosts import HostPart
 from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
 from flyebpf.drivers.map_policy import PolicyPart
 from flyebpf.drivers.map_pools import Pools, SettingsPart, VipPart
@@ -21,11 +22,13 @@ from flyebpf.drivers.map_ranges import Ranges
 from flyebpf.drivers.map_replies import ReplyPart
 from flyebpf.drivers.map_service_ids import ServiceIds
 from flyebpf.drivers.map_services import ServicePart
+from flyebpf.drivers.map_sixpn import Sixpn
 from flyebpf.drivers.map_slots import SlotPart
 from flyebpf.drivers.map_tables import BuildTable, TablePart
 from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.drivers.mapio import MapLike, Part
 from flyebpf.model.rows import (
+    HostRow,
     PolicyRow,
     ReplyRow,
     Row,
@@ -48,6 +51,7 @@ class MapsDriver:
     kinds: tuple[type[Row], ...] = (
         SettingsRow,
         PolicyRow,
+        HostRow,
         SlotRow,
         TableRow,
         ReplyRow,
@@ -66,6 +70,7 @@ class MapsDriver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._maps = maps
+        self._link_of = link_of
         self._sizes = {
             "slots": config.machines,
             "tables": config.services,
@@ -74,7 +79,11 @@ class MapsDriver:
         }
         self._pools = Pools(config.pool_addresses)
         self._slots = SlotPart(
-            maps["slots"], VmSlots(maps["vm_slots"], vm_buckets(config)), config.machines, link_of
+            maps["slots"],
+            VmSlots(maps["vm_slots"], vm_buckets(config)),
+            Sixpn(maps["sixpn"]),
+            config.machines,
+            link_of,
         )
         self._tables = TablePart(
             maps["tables"],
@@ -107,6 +116,7 @@ class MapsDriver:
         parts: tuple[Part, ...] = (
             self._settings,
             PolicyPart(self._maps["egress_policy"]),
+            HostPart(self._maps["hosts"], self._link_of),
             self._slots,
             self._tables,
             ReplyPart(self._maps["replies"], self._service_ids, self._slots),

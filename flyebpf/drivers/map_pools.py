@@ -8,7 +8,16 @@ import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from ipaddress import IPv4Network
 
-from flyebpf.bpf.layout import MAX_POOLS, VIP_ALLOCATED, VIP_RANGES, Pool, Settings, Vip
+from flyebpf.bpf.layout import (
+    MAX_POOLS,
+    MESH_ETHERNET,
+    MESH_RETURN_EDGE,
+    VIP_ALLOCATED,
+    VIP_RANGES,
+    Pool,
+    Settings,
+    Vip,
+)
 from flyebpf.drivers.link import LinkOf
 from flyebpf.drivers.mapio import MapLike, UnappliedError, explain, u32, write_all
 from flyebpf.errors import KernelError
@@ -175,11 +184,12 @@ class SettingsPart:
         self._pools.adopt(places)
 
     def _lower(self, row: SettingsRow, places: Sequence[tuple[int, int, int]]) -> Settings:
-        """Uplinks that do not exist are left out; they are reported by the
-        driver that would attach programs to them."""
+        """Interfaces that do not exist are left out; they are reported by the
+        driver that would make them, or attach programs to them."""
         private, alias = IPv4Network(row.private_prefix), IPv4Network(row.alias_prefix)
         found = [self._link_of(name) for name in row.uplinks]
         uplinks = [link.ifindex for link in found if link is not None]
+        peers = self._link_of(row.peers) if row.peers else None
         settings = Settings(
             pool_count=len(places),
             private_prefix=int(private.network_address),
@@ -187,6 +197,10 @@ class SettingsPart:
             alias_prefix=int(alias.network_address),
             uplink_count=len(uplinks),
             seed=row.seed & 0xFFFFFFFFFFFFFFFF,
+            host=row.host,
+            mesh_mtu=row.mesh_mtu,
+            mesh_flags=mesh_flags(row),
+            peers=peers.ifindex if peers else 0,
             **self._map_sizes,
         )
         for i, (prefix, mask, base) in enumerate(places):
@@ -194,6 +208,11 @@ class SettingsPart:
         for i, ifindex in enumerate(uplinks):
             settings.uplink[i] = ifindex
         return settings
+
+
+def mesh_flags(row: SettingsRow) -> int:
+    edge = MESH_RETURN_EDGE if row.return_edge else 0
+    return edge | (MESH_ETHERNET if row.mesh_ethernet else 0)
 
 
 SIZE = ct.sizeof(Settings)

@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from flyebpf.drivers.map_ids import IdTable
-from flyebpf.drivers.map_slots import following, generation_of
 from flyebpf.drivers.mapio import MapLike, Pair, UnappliedError, u32
+from flyebpf.drivers.slot_value import following, generation_of
 from flyebpf.model.rows import ReplyRow, Row, ServiceRow
 from flyebpf.reconcile.base import Failure
 

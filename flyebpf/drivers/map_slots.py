@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``slots`` and ``vm_slots``: the machines that packets can be delivered to.
+"""``slots``: the machines that packets can be delivered to, and how they are
+found: this host's by their interface (``vm_slots``) and number (``sixpn``).
 
 A slot names its machine itself (``machine_id``), so nothing else is needed to
 find it again. An empty slot keeps its generation.
@@ -7,46 +8,49 @@ find it again. An empty slot keeps its generation.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections import deque
 from collections.abc import Hashable, Sequence
 
-from flyebpf.bpf.layout import SLOT_LIVE, SLOT_VIA_TC
+from flyebpf.bpf.layout import SLOT_LIVE, SLOT_REMOTE, SLOT_VIA_TC
 from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.map_sixpn import Key, Sixpn
 from flyebpf.drivers.map_vm_slots import NOWHERE, Place, VmSlots
 from flyebpf.drivers.mapio import MapLike, Pair, UnappliedError, explain, full, u32, write_all
+from flyebpf.drivers.slot_value import (
+    EMPTY,
+    SLOT,
+    following,
+    generation_of,
+    has_way,
+    ifindex_of,
+    ipv4,
+    machine_name,
+    owner_of,
+    sixpn_keys,
+)
 from flyebpf.model.rows import Row, SlotRow
 from flyebpf.reconcile.base import Failure
 
-# struct slot: generation, flags, ifindex, addresses, MACs, machine_id, 6PN fields, pad.
-SLOT = struct.Struct("=III4s4s6s6sQIII12x")
-EMPTY = bytes(SLOT.size)
-STRAY = "vm_slots#"
-"""How an entry of ``vm_slots`` is named that fits no slot: by its place."""
-
-
-def generation_of(value: bytes) -> int:
-    return int.from_bytes(value[:4], "little")
-
-
-def following(generation: int) -> int:
-    """The next generation; 0 is that of slots never used."""
-    return generation % 0xFFFFFFFF + 1
+STRAY, STRAY_KEY = "vm_slots#", "sixpn#"
+"""How an entry of these maps is named that fits no slot: by its place or key."""
 
 
 class SlotPart:
     """Gives slots to machines and fills them.
 
     A slot goes from one owner to the next through an empty state that is not
-    live, and gets a new generation on the way: flows of the old owner end.
+    live, and gets a new generation on the way: flows of the old owner end. So do
+    those of a machine that is on another host now.
     """
 
     kind: type[Row] = SlotRow
 
-    def __init__(self, slots: MapLike, vm_slots: VmSlots, capacity: int, link_of: LinkOf) -> None:
+    def __init__(
+        self, slots: MapLike, vm_slots: VmSlots, sixpn: Sixpn, capacity: int, link_of: LinkOf
+    ) -> None:
         self._slots = slots
         self._vm_slots = vm_slots
+        self._sixpn = sixpn
         self._capacity = capacity
         self._link_of = link_of
         self._of: dict[str, int] = {}
@@ -65,7 +69,8 @@ class SlotPart:
         return machine_name(number) if number else None
 
     def ready(self, machine: str) -> int | None:
-        """The slot of a machine whose interface exists."""
+        """The slot of a machine that packets can get to: its interface exists, or
+        it is on another host."""
         return None if machine in self._absent else self._of.get(machine)
 
     def used(self) -> int:
@@ -73,6 +78,7 @@ class SlotPart:
 
     def read(self) -> dict[Hashable, object]:
         """Also takes over who has which slot."""
+        keys = self._sixpn.entries()
         strays: dict[Place, int] = {}
         by_ifindex: dict[int, tuple[Place, int]] = {}
         for place, ifindex, slot in self._vm_slots.entries():
@@ -83,42 +89,47 @@ class SlotPart:
         self._of, self._absent, free = {}, set(), []
         for raw, value in self._slots.filled():
             index = int.from_bytes(raw, "little")
-            number, ifindex = SLOT.unpack(value)[7], SLOT.unpack(value)[2]
+            fields = SLOT.unpack(value)
+            number, ifindex = fields[7], fields[2]
             name = machine_name(number)
             if number == 0:
                 free.append(index)
             elif name not in self._of:
                 self._of[name] = index
-                if not has_interface(value[4:]):
+                if not has_way(value[4:]):
                     self._absent.add(name)
                 place, slot = by_ifindex.get(ifindex, (NOWHERE, -1))
                 if slot == index:
                     del strays[place]
-                found[name] = (value[4:], slot == index)
+                linked = slot == index or not ifindex
+                found[name] = (value[4:], linked and take(keys, sixpn_keys(value), index))
             self._next = max(self._next, index + 1)
         order = {index: place for place, index in enumerate(self._free)}
         self._free = deque(sorted(free, key=lambda index: order.get(index, -1)))
-        found.update((stray_name(place), slot) for place, slot in strays.items())
+        found.update((f"{STRAY}{a}/{b}", slot) for (a, b), slot in strays.items())
+        found.update((f"{STRAY_KEY}{a}/{b}", slot) for (a, b), slot in keys.items())
         return found
 
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, SlotRow)
         content = self._lower(row)[4:]
-        return (content, True) if has_interface(content) else "no interface"
+        return (content, True) if has_way(content) else "no interface"
 
     def _lower(self, row: SlotRow) -> bytes:
         """The slot's contents, generation 0; without its interface a machine
         has a slot, but nothing is delivered."""
-        link = self._link_of(row.interface)
-        flags = 0
-        if link is not None:
-            flags = (SLOT_LIVE if row.live else 0) | (0 if link.redirect else SLOT_VIA_TC)
+        link = None if row.remote else self._link_of(row.interface)
+        flags = SLOT_REMOTE if row.remote else 0
+        if row.live and (link is not None or row.remote):
+            flags |= SLOT_LIVE
+        if link is not None and not link.redirect:
+            flags |= SLOT_VIA_TC
         return SLOT.pack(
             0,
             flags,
             link.ifindex if link else 0,
-            socket.inet_aton(row.private_ip),
-            socket.inet_aton(row.services_ip),
+            ipv4(row.private_ip),
+            ipv4(row.services_ip),
             bytes.fromhex(row.mac.replace(":", "")),
             link.mac if link else bytes(6),
             int(row.machine, 16),
@@ -140,7 +151,7 @@ class SlotPart:
                 failures.append(reason.failure(SlotRow, row.key))
                 continue
             self._absent.discard(row.machine)
-            if not has_interface(after[4:]):
+            if not has_way(after[4:]):
                 self._absent.add(row.machine)
                 missing = no_interface(row.interface, row.machine)
                 failures.append(missing.failure(SlotRow, row.key))
@@ -149,17 +160,28 @@ class SlotPart:
             final[u32(index)] = (row, after)
         write_all(self._slots, veiled)
         refused = write_all(self._slots, [(key, value) for key, (_, value) in final.items()])
-        pairs = [
-            (ifindex_of(value), int.from_bytes(key, "little"))
-            for key, (_, value) in final.items()
-            if key not in refused and has_interface(value[4:])
-        ]
-        names = {ifindex_of(value): row.key for row, value in final.values()}
         for key, error in refused.items():
-            failures.append(explain("slots", error).failure(SlotRow, final[key][0].key))
-        for ifindex, refusal in self._vm_slots.write(pairs).items():
-            failures.append(refusal.failure(SlotRow, names[ifindex]))
-        return failures
+            failures.append(explain("slots", error).failure(SlotRow, final.pop(key)[0].key))
+        return failures + self._link(final)
+
+    def _link(self, written: dict[bytes, tuple[SlotRow, bytes]]) -> list[Failure]:
+        """Let slots be found, once they are complete."""
+        by_ifindex: dict[int, tuple[str, int]] = {}
+        by_key: dict[Key, tuple[str, int]] = {}
+        for raw, (row, value) in written.items():
+            index = int.from_bytes(raw, "little")
+            if ifindex := ifindex_of(value):
+                by_ifindex[ifindex] = row.machine, index
+            by_key.update((key, (row.machine, index)) for key in sixpn_keys(value))
+        failed = {
+            by_ifindex[ifindex][0]: reason
+            for ifindex, reason in self._vm_slots.write(
+                (ifindex, index) for ifindex, (_, index) in by_ifindex.items()
+            ).items()
+        }
+        refused = self._sixpn.write((key, index) for key, (_, index) in by_key.items())
+        failed.update((by_key[key][0], reason) for key, reason in refused.items())
+        return [reason.failure(SlotRow, machine) for machine, reason in failed.items()]
 
     def _plan(self, row: SlotRow) -> tuple[int, bytes | None, bytes]:
         """The slot, what to write first so that nothing half-written is live
@@ -169,13 +191,13 @@ class SlotPart:
         if index is None:
             index = self._take(row.machine)
         old = self._slots.lookup(u32(index)) or EMPTY
-        generation, owner = generation_of(old), SLOT.unpack(old)[7]
+        generation = generation_of(old)
         flags = int.from_bytes(content[4:8], "little")
         was_live = int.from_bytes(old[4:8], "little") & SLOT_LIVE
-        if owner != int(row.machine, 16) or (was_live and not flags & SLOT_LIVE):
+        if owner_of(old) != owner_of(content) or (was_live and not flags & SLOT_LIVE):
             generation = following(generation)
-        self._unlink(old, keep=content[8:12])
         after = u32(generation) + content[4:]
+        self._unlink(index, old, after)
         if old[8:] == content[8:]:
             return index, None, after
         return index, u32(generation) + bytes(4) + content[8:], after
@@ -191,30 +213,40 @@ class SlotPart:
         self._of[machine] = index
         return index
 
-    def _unlink(self, old: bytes, keep: bytes) -> None:
-        """The interface of a slot's old contents is no longer its own."""
-        if old[8:12] not in (bytes(4), keep):
+    def _unlink(self, index: int, old: bytes, new: bytes) -> None:
+        """What led to a slot's old contents and does not lead to the new ones."""
+        if ifindex_of(old) not in (0, ifindex_of(new)):
             self._vm_slots.delete(ifindex_of(old))
+        for key in set(sixpn_keys(old)).difference(sixpn_keys(new)):
+            self._sixpn.delete(key, index)
 
     def _drop(self, machines: Sequence[Hashable]) -> None:
         """First what its interface sends is refused, then nothing is delivered."""
         for machine in machines:
             name = str(machine)
-            if name.startswith(STRAY):
-                self._drop_stray(stray_place(name))
+            if name.startswith((STRAY, STRAY_KEY)):
+                self._drop_stray(name)
                 continue
             index = self._of.get(name)
             if index is None:
                 continue
             old = self._slots.lookup(u32(index)) or EMPTY
-            self._unlink(old, keep=bytes(4))
+            self._unlink(index, old, EMPTY)
             self._slots.update(u32(index), u32(following(generation_of(old))) + EMPTY[4:])
             del self._of[name]  # only now: what could not be cleared is tried again
             self._absent.discard(name)
             self._free.append(index)
 
-    def _drop_stray(self, place: Place) -> None:
+    def _drop_stray(self, name: str) -> None:
         """Unless it has come to fit a slot since it was read."""
+        one, other = (int(part) for part in name.partition("#")[2].split("/"))
+        place = key = (one, other)
+        if name.startswith(STRAY_KEY):
+            slot = self._sixpn.get(key)
+            value = None if slot is None else self._slots.lookup(u32(slot))
+            if slot is not None and (value is None or key not in sixpn_keys(value)):
+                self._sixpn.delete(key, slot)
+            return
         ifindex, slot = self._vm_slots.at(place)
         value = self._slots.lookup(u32(slot))
         fits = value is not None and ifindex_of(value) == ifindex
@@ -222,29 +254,12 @@ class SlotPart:
             self._vm_slots.clear(place)
 
 
-def has_interface(content: bytes) -> bool:
-    """Of a slot's contents after the generation."""
-    return content[4:8] != bytes(4)
-
-
-def ifindex_of(value: bytes) -> int:
-    """Of a whole slot."""
-    return int.from_bytes(value[8:12], "little")
-
-
-def stray_name(place: Place) -> str:
-    bucket, way = place
-    return f"{STRAY}{bucket}/{way}"
-
-
-def stray_place(name: str) -> Place:
-    bucket, way = name.removeprefix(STRAY).split("/")
-    return int(bucket), int(way)
-
-
-def machine_name(number: int) -> str:
-    """``machine_id`` as machines are called."""
-    return f"{number:014x}"
+def take(keys: dict[Key, int], wanted: tuple[Key, ...], slot: int) -> bool:
+    """Remove those of ``wanted`` that lead to ``slot``; whether all did."""
+    good = [key for key in wanted if keys.get(key) == slot]
+    for key in good:
+        del keys[key]
+    return len(good) == len(wanted)
 
 
 def no_interface(interface: str, machine: str) -> UnappliedError:

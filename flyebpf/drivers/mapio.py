@@ -22,6 +22,8 @@ SIZED_BY = {
     "maglev": "maglev_entries",
     "slots": "machines",
     "vm_slots": "machines",
+    "sixpn": "machines",
+    "hosts": "hosts",
 }
 """The key under [dataplane] that gives each map its size."""
 

@@ -18,6 +18,7 @@ from flyebpf.drivers.counters import Counters
 from flyebpf.drivers.link import Link
 from flyebpf.model.rows import (
     ROW_ORDER,
+    HostRow,
     PolicyRow,
     ReplyRow,
     Row,
@@ -27,6 +28,7 @@ from flyebpf.model.rows import (
     TableRow,
     VipRow,
 )
+from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.reconcile.base import Failure
 
 pytestmark = pytest.mark.root
@@ -34,7 +36,8 @@ pytestmark = pytest.mark.root
 CONFIG = DataplaneConfig(
     flows=4096,
     services=1024,
-    machines=1024,
+    machines=2048,
+    hosts=1024,
     maglev_entries=65_536,
     pool_addresses=1024,
     fragments=64,
@@ -74,7 +77,9 @@ def world() -> list[Row]:
         vip, app = f"203.0.{112 + i // 256}.{i % 256}", f"app{i}"
         addresses = (f"172.16.{i // 128}.{2 * (i % 128)}", f"172.16.{i // 128}.{2 * (i % 128) + 1}")
         rows += [
-            SlotRow(machine, f"tap{i}", "02:00:00:00:00:01", *addresses, True),
+            SlotRow(machine, f"tap{i}", "02:00:00:00:00:01", *addresses, True, 7, HOST_BIT, 16 + i),
+            SlotRow(f"f{machine[1:]}", *[""] * 4, True, 0, HOST_BIT | i, 1000 + i, remote=True),
+            HostRow(HOST_BIT | i, f"h{i}", "tap0", "192.0.2.1"),
             TableRow(app, (machine,)),
             ReplyRow(machine, 6, 8080, vip, 80, f"{app}/tcp/80", True),
             ServiceRow(vip, 6, 80, 80, f"{app}/tcp/80", app, 8080, False, False),

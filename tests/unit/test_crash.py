@@ -19,7 +19,7 @@ from flyebpf.daemon.problems import problems
 from flyebpf.drivers.link import Link
 from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
 from flyebpf.drivers.map_services import SERVICE_KEY
-from flyebpf.drivers.map_slots import machine_name
+from flyebpf.drivers.slot_value import machine_name
 from flyebpf.flytoml import parse
 from flyebpf.model.codec import encode
 from flyebpf.model.records import Address, AddressKind
