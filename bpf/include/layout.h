@@ -241,7 +241,7 @@ struct frag_key {
 	__be32 dst;
 	__be16 id;
 	__u8 proto;
-	__u8 from_vm; /* 1: src is a VM's address */
+	__u8 from_vm; /* 1: src is a VM's address; 2: it came over the mesh */
 };
 struct frag {
 	__u32 slot;
@@ -286,7 +286,7 @@ enum count {
 	COUNT_FLOW_REJECTED = 10, /* bucket full of confirmed flows */
 	COUNT_MESH_OUT = 11,	/* clients' packets sent to a machine's host */
 	COUNT_MESH_IN = 12,	/* and received from an edge */
-	COUNT_MESH_RETURN = 13, /* replies sent back to the edge */
+	COUNT_MESH_RETURN = 13, /* replies sent back to the edge, and from there on */
 	COUNT_SIXPN_LOCAL = 14, /* 6PN between machines of this host */
 	COUNT_SIXPN_OUT = 15,	/* to a machine of another host */
 	COUNT_SIXPN_IN = 16,	/* from one */

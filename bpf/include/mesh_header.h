@@ -7,6 +7,7 @@
 
 #define MESH_HOP_LIMIT 64
 #define NEXT_IPV4 4 /* next header: an IPv4 packet (RFC 2003) */
+#define NEXT_IPV6 41 /* and an IPv6 packet (RFC 2473) */
 
 struct mesh_header {
 	__be32 version;	  /* 6, no class, no label */

@@ -10,6 +10,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define EINVAL 22
 
 /* bcc 0.26 declares bpf_redirect_neigh without its parameter plen. */
 static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params,

@@ -5,8 +5,8 @@
 #ifndef FLYEBPF_VM_OWN_H
 #define FLYEBPF_VM_OWN_H
 
+#include "route.h"
 #include "vm_mesh.h"
-#include "vm_route.h"
 
 #define PACKET_HOST 0
 
@@ -17,7 +17,8 @@ inline int own_out(struct vm *vm)
 	__u32 ifindex;
 
 	if (!reason)
-		reason = route_out(vm, vm->h.ip.saddr, vm->h.ip.daddr, 0, &ifindex);
+		reason = route_out(vm->skb, vm->settings, vm->h.ip.saddr,
+				   vm->h.ip.daddr, 0, &ifindex);
 	if (reason)
 		return vm_drop(vm, reason);
 	/* The VM may have any idea of its gateway's MAC. */
@@ -38,8 +39,8 @@ inline int hairpin_remote(struct vm *vm, const struct target *to, __be32 alias)
 	count(COUNT_HAIRPIN);
 	count(COUNT_MESH_OUT);
 	vm_set_mesh(vm, to->slot->host, to->slot->machine, to->internal_port);
-	if (!vm_rewrite_l4(vm, alias, vm->h.ip.daddr, 2, vm->ports.dest,
-			   vm->ports.dest))
+	if (!vm_rewrite_l4(vm, alias, vm->h.ip.daddr, DEST_PORT,
+			   vm->ports.dest, vm->ports.dest))
 		return vm_drop(vm, DROP_REWRITE);
 	return VM_MESH;
 }
@@ -56,7 +57,8 @@ inline int hairpin_deliver(struct vm *vm, const struct target *to)
 	count_in(to->service, vm_bytes(vm), to->new_flow);
 	count(COUNT_HAIRPIN);
 	vm_set_macs(vm, to->slot->mac, to->slot->host_mac);
-	if (!vm_rewrite_l4(vm, alias, daddr, 2, vm->ports.dest, to->internal_port))
+	if (!vm_rewrite_l4(vm, alias, daddr, DEST_PORT, vm->ports.dest,
+			   to->internal_port))
 		return vm_drop(vm, DROP_REWRITE);
 	return bpf_redirect(to->slot->ifindex, 0);
 }

@@ -7,7 +7,7 @@
 
 #include "csum.h"
 #include "packet.h"
-#include "tc.h"
+#include "tc_rewrite.h"
 
 struct headers {
 	__u16 pad; /* keeps ip aligned on the stack */
@@ -171,29 +171,16 @@ inline bool vm_store_headers(struct vm *vm)
 	return !bpf_skb_store_bytes(vm->skb, 0, &vm->h.eth, HEADERS_SIZE, 0);
 }
 
-inline __u32 fold32(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	return (sum & 0xffffffff) + (sum >> 32);
-}
-
-/* Rewrite addresses and one port (at l4 + port_offset) of TCP or UDP. */
-inline bool vm_rewrite_l4(struct vm *vm, __be32 saddr, __be32 daddr,
-			  __u32 port_offset, __be16 from, __be16 to)
+/* Rewrite addresses and one port (see tc_rewrite_l4) of TCP or UDP. */
+inline bool vm_rewrite_l4(struct vm *vm, __be32 saddr, __be32 daddr, __u32 which,
+			  __be16 from, __be16 to)
 {
 	const struct iphdr *ip = &vm->h.ip;
-	bool tcp = ip->protocol == IPPROTO_TCP;
-	__u32 check = vm->l4 + (tcp ? 16 : 6);
-	__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
-	__u32 addresses = fold32(csum_delta4(ip->saddr, saddr) +
-				 csum_delta4(ip->daddr, daddr));
 
-	if (bpf_l4_csum_replace(vm->skb, check, 0, addresses,
-				flags | BPF_F_PSEUDO_HDR))
-		return false;
-	if (from != to &&
-	    (bpf_l4_csum_replace(vm->skb, check, from, to, flags | 2) ||
-	     bpf_skb_store_bytes(vm->skb, vm->l4 + port_offset, &to, 2, 0)))
+	if (!tc_rewrite_l4(vm->skb, vm->l4, ip->protocol,
+			   csum_delta4(ip->saddr, saddr) +
+				   csum_delta4(ip->daddr, daddr),
+			   which, from, to))
 		return false;
 	vm_set_ip(vm, saddr, daddr);
 	return vm_store_headers(vm);

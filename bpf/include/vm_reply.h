@@ -5,9 +5,9 @@
 #define FLYEBPF_VM_REPLY_H
 
 #include "mss.h"
+#include "route.h"
 #include "vm_icmp.h"
 #include "vm_mesh.h"
-#include "vm_route.h"
 
 /* What a reply is sent as. ifindex: the client's side, as in struct flow; 0 if no
  * flow says it. */
@@ -128,25 +128,6 @@ inline __u32 reply_find(const struct vm *vm, const struct reply_end *end,
 	return REPLY_FOUND;
 }
 
-/* Out where the client came in, as long as that is an uplink; of several, one
- * with a route to the client: over another one redirect_neigh would ask for the
- * client's own MAC. If no flow says where, nobody may have asked: then only
- * where the VM's own packets may go. */
-inline __u32 reply_route(const struct vm *vm, __be32 vip, __be32 daddr,
-			 __u32 *ifindex)
-{
-	const struct settings *s = vm->settings;
-	__u32 came_in = *ifindex;
-	__u32 reason = came_in ? DROP_NONE : policy_of(daddr);
-
-	if (reason)
-		return reason;
-	if (is_uplink(s, came_in) &&
-	    (s->uplink_count == 1 || !route_out(vm, vip, daddr, came_in, ifindex)))
-		return DROP_NONE;
-	return route_out(vm, vip, daddr, 0, ifindex);
-}
-
 /* How a reply leaves. ifindex: of the interface, or of WAY_MESH the number of
  * the host. */
 struct way {
@@ -196,7 +177,8 @@ inline __u32 reply_client(struct vm *vm, __be32 vip, struct way *way)
 	if (alias)
 		return reply_vm(vm, way);
 	way->kind = WAY_UPLINK;
-	return reply_route(vm, vip, way->daddr, &way->ifindex);
+	return reply_route(vm->skb, vm->settings, vip, way->daddr,
+			   &way->ifindex);
 }
 
 inline void reply_remember_fragment(const struct vm *vm, const struct answer *answer,
@@ -238,7 +220,7 @@ inline bool reply_rewrite(struct vm *vm, const struct answer *answer,
 	__be32 vip = answer->vip.word[3];
 
 	if (answer->kind == REPLY_L4)
-		return vm_rewrite_l4(vm, vip, daddr, 0, vm->ports.source,
+		return vm_rewrite_l4(vm, vip, daddr, SOURCE_PORT, vm->ports.source,
 				     answer->port);
 	if (answer->kind == REPLY_ICMP &&
 	    !quote_rewrite(vm, quote, vip, answer->port))

@@ -29,6 +29,8 @@ class ProgramSpec:
 PROGRAMS = (
     ProgramSpec("edge_xdp", "xdp"),
     ProgramSpec("edge_tc", "tc"),
+    ProgramSpec("mesh_tc", "tc"),
+    ProgramSpec("peer_tc", "tc"),
     ProgramSpec("vm_tc", "tc"),
 )
 

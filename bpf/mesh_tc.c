@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* tc ingress of the mesh's devices: what other hosts send.
+ *
+ * First that it is in the form in which hosts send, from a host, to this one.
+ * Then what it is: 6PN for a machine or a user's peer, a client's packet for a
+ * machine, a reply on its way back to a client. On a plain underlay there is
+ * also traffic of the fabric's own, which is none of ours. Everything else ends
+ * here.
+ */
+#define BPF_LICENSE Dual BSD/GPL
+
+#include <linux/types.h>
+#include "packet.h"
+#include "mesh_packet.h"
+#include "mesh_deliver.h"
+#include "mesh_return.h"
+
+#define TC_ACT_UNSPEC (-1)
+
+/* To a user's WireGuard peer: which one, WireGuard knows. */
+inline int sixpn_to_peer(struct mesh *m)
+{
+	if (!m->settings->peers)
+		return mesh_drop(m, DROP_MESH_MACHINE);
+	if (!mesh_swap(m))
+		return mesh_drop(m, DROP_REWRITE);
+	count(COUNT_PEER_OUT);
+	return bpf_redirect(m->settings->peers, 0); /* takes Ethernet's header off */
+}
+
+/* A machine of another host, or a user's peer there, to one here. */
+inline int mesh_sixpn(struct mesh *m, const struct sixpn *src, const struct sixpn *dst)
+{
+	struct slot *slot;
+
+	if (!src->machine)
+		return mesh_drop(m, DROP_MESH_SOURCE);
+	if (dst->machine == PEER_MACHINE)
+		return sixpn_to_peer(m);
+	slot = mesh_slot(m, dst->host, dst->machine);
+	if (!slot)
+		return mesh_drop(m, DROP_MESH_MACHINE);
+	if (!mesh_swap(m) ||
+	    !mesh_store_eth(m, slot->mac, slot->host_mac, ETH_P_IPV6))
+		return mesh_drop(m, DROP_REWRITE);
+	count(COUNT_SIXPN_IN);
+	return bpf_redirect(slot->ifindex, 0);
+}
+
+/* What a host sends as itself: carried packets, and its own to this host. */
+inline int mesh_host(struct mesh *m, const struct sixpn *src, const struct sixpn *dst)
+{
+	if (src->machine || src->suffix != HOST_SUFFIX)
+		return mesh_drop(m, DROP_MESH_SOURCE);
+	if (m->outer.next_header != NEXT_IPV4 && m->outer.next_header != NEXT_IPV6) {
+		if (!dst->machine && dst->suffix == HOST_SUFFIX)
+			return TC_ACT_UNSPEC;
+		return mesh_drop(m, DROP_MESH_FORM);
+	}
+	if (m->outer.next_header != NEXT_IPV4 || !mesh_load_inner(m))
+		return mesh_drop(m, DROP_MESH_INNER);
+	m->port = bpf_htons(dst->suffix);
+	if (dst->machine)
+		return mesh_deliver(m, dst->machine);
+	return dst->suffix ? mesh_drop(m, DROP_MESH_FORM) : mesh_return(m);
+}
+
+inline int mesh_ipv6(struct mesh *m)
+{
+	struct sixpn src, dst;
+
+	if (bpf_skb_load_bytes(m->skb, m->l3, &m->outer, sizeof(m->outer)))
+		return mesh_drop(m, DROP_TRUNCATED);
+	if (m->l3 && !in_sixpn(&m->outer.src) && !in_sixpn(&m->outer.dst))
+		return TC_ACT_UNSPEC;
+	if (!in_sixpn(&m->outer.src) || !in_sixpn(&m->outer.dst) ||
+	    bpf_ntohl(m->outer.version) >> 28 != 6 || m->skb->vlan_present)
+		return mesh_drop(m, DROP_MESH_FORM);
+	if (!mesh_is_train(m) && m->l3 + sizeof(m->outer) +
+				       bpf_ntohs(m->outer.length) > m->skb->len)
+		return mesh_drop(m, DROP_TRUNCATED);
+	/* in mesh form, so what is called network is the host */
+	src = sixpn_of(&m->outer.src);
+	dst = sixpn_of(&m->outer.dst);
+	if (!is_host_number(src.network) || !is_host_number(dst.network) ||
+	    is_host_number(src.host) || is_host_number(dst.host))
+		return mesh_drop(m, DROP_MESH_FORM);
+	if (dst.network != m->settings->host)
+		return mesh_drop(m, DROP_MESH_NOT_HERE);
+	if (!get_host(src.network))
+		return mesh_drop(m, DROP_MESH_SOURCE);
+	if (src.host != dst.host)
+		return mesh_drop(m, DROP_MESH_NETWORK);
+	m->from = src.network;
+	return dst.host ? mesh_sixpn(m, &src, &dst) : mesh_host(m, &src, &dst);
+}
+
+/* The proxies of hosts speak to machines of other hosts in plain IPv4. */
+inline int mesh_ipv4(struct mesh *m)
+{
+	const struct settings *s = m->settings;
+	bool from, to;
+
+	if (bpf_skb_load_bytes(m->skb, m->l3, &m->ip, sizeof(m->ip)))
+		return mesh_drop(m, DROP_TRUNCATED);
+	from = in_private(s, bpf_ntohl(m->ip.saddr));
+	to = in_private(s, bpf_ntohl(m->ip.daddr));
+	if (from && to)
+		return TC_ACT_UNSPEC;
+	if (m->l3 && !from && !to && !in_alias(s, bpf_ntohl(m->ip.daddr)))
+		return TC_ACT_UNSPEC;
+	return mesh_drop(m, DROP_MESH_FORM);
+}
+
+int mesh_tc(struct __sk_buff *skb)
+{
+	struct mesh m = { .skb = skb };
+
+	m.settings = get_settings();
+	if (!m.settings || !m.settings->host) /* not written yet */
+		return mesh_drop(&m, DROP_MESH_NOT_HERE);
+	if (m.settings->mesh_flags & MESH_ETHERNET)
+		m.l3 = sizeof(struct ethhdr);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return mesh_ipv6(&m);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return mesh_ipv4(&m);
+	return m.l3 ? TC_ACT_UNSPEC : mesh_drop(&m, DROP_MESH_FORM);
+}
