@@ -14,6 +14,7 @@
 #include "vm_own.h"
 #include "vm_reply.h"
 #include "vm_too_big.h"
+#include "vm6.h"
 
 /* fly-global-services only ever answers clients (contract, section 1). */
 inline int vm_own_traffic(struct vm *vm)
@@ -116,6 +117,8 @@ int vm_tc(struct __sk_buff *skb)
 	if (!vm.slot || vm.slot->ifindex != ifindex)
 		return vm_drop(&vm, DROP_UNKNOWN_VM);
 	vm.slot_index = *index;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return vm6(&vm);
 	if (bpf_skb_load_bytes(skb, 0, &vm.h.eth, sizeof(vm.h.eth)))
 		return vm_drop(&vm, DROP_TRUNCATED);
 	if (!mac_equal(vm.h.eth.h_source, vm.slot->mac))
@@ -126,7 +129,5 @@ int vm_tc(struct __sk_buff *skb)
 		return vm_ipv4(&vm);
 	if (vm.h.eth.h_proto == bpf_htons(ETH_P_ARP))
 		return vm_arp(&vm);
-	if (vm.h.eth.h_proto == bpf_htons(ETH_P_IPV6))
-		return vm_drop(&vm, DROP_IPV6);
 	return vm_drop(&vm, DROP_ETHERTYPE);
 }

@@ -25,6 +25,8 @@
 #define PEER_MACHINE 10	 /* machine field of users' WireGuard peers */
 #define SIXPN_SUFFIX 2	 /* the address that a machine uses of its own 2^16 */
 #define HOST_SUFFIX 1	 /* and a host, with machine 0 */
+#define FLYCAST_HOST 1	 /* host field of Flycast addresses */
+#define NAMESERVER_SUFFIX 3 /* fdaa::3, all else 0 */
 
 /* The fields, host order. In mesh form `network` and `host` are each other's. */
 struct sixpn {
@@ -71,6 +73,16 @@ inline void sixpn_swap(struct addr *a)
 	a->word[0] = bpf_htonl((w0 & 0xffff0000) | (w1 & 0xffff));
 	a->word[1] = bpf_htonl((w2 & 0xffff0000) | (w0 & 0xffff));
 	a->word[2] = bpf_htonl((w1 & 0xffff0000) | (w2 & 0xffff));
+}
+
+/* Whether it is in the /112 of the machine of a slot. */
+inline bool sixpn_is_of(const struct addr *a, const struct slot *slot)
+{
+	return slot->network &&
+	       a->word[0] == bpf_htonl(SIXPN_PREFIX << 16 | slot->network >> 16) &&
+	       a->word[1] == bpf_htonl(slot->network << 16 | slot->host >> 16) &&
+	       a->word[2] == bpf_htonl(slot->host << 16 | slot->machine >> 16) &&
+	       bpf_ntohl(a->word[3]) >> 16 == (slot->machine & 0xffff);
 }
 
 inline bool is_host_number(__u32 number)

@@ -32,6 +32,7 @@ PROGRAMS = (
     ProgramSpec("mesh_tc", "tc"),
     ProgramSpec("peer_tc", "tc"),
     ProgramSpec("vm_tc", "tc"),
+    ProgramSpec("vm_out", "tc"),
 )
 
 

@@ -201,6 +201,15 @@ class Rig:
         for network in (0, slot.network):
             self.sixpn(network, slot.machine, number)
 
+    def change_slot(self, number: int, **fields: int) -> None:
+        """Set fields of a slot, all else as it was."""
+        raw = self.maps["slots"].lookup(u32(number))
+        assert raw is not None
+        slot = layout.Slot.from_buffer_copy(raw)
+        for name, value in fields.items():
+            setattr(slot, name, value)
+        self.maps["slots"].update(u32(number), bytes(slot))
+
     def sixpn(self, network: int, machine: int, slot: int) -> None:
         """The slot of a machine by its address."""
         self.maps["sixpn"].update(bytes(layout.SixpnKey(network, machine)), u32(slot))

@@ -15,8 +15,10 @@ from scapy.packet import Raw
 from flyebpf.bpf.layout import FLOW_CONFIRMED
 from flyebpf.model.reasons import DESCRIPTIONS, Count, DropReason
 from tests import packets as p
+from tests import packets6 as p6
 from tests.bpf.rig import Outcome, Rig, Tc, Xdp
 from tests.bpf.test_edge_xdp import changed, most_metadata
+from tests.bpf.test_vm6_sixpn import flooded
 
 ROOT = Path(__file__).resolve().parents[2]
 R = DropReason
@@ -42,6 +44,14 @@ def conflict(rig: Rig) -> Outcome:
 
 def vm_to(dst: str) -> Way:
     return lambda rig: rig.vm(1, p.vm_tcp(1, 50000, "S", dst=dst))
+
+
+def vm6_to(dst: str, **fields: int) -> Way:
+    return lambda rig: rig.vm(1, p6.tcp(1, dst=dst, **fields))
+
+
+def longer_than_the_mesh_takes(rig: Rig) -> Outcome:
+    return rig.vm(1, p6.udp(1, bytes(1400), dst=p6.remote(9)))
 
 
 WAYS: dict[DropReason, Way] = {
@@ -70,7 +80,16 @@ WAYS: dict[DropReason, Way] = {
     R.SPOOFED_IP: lambda rig: rig.vm(1, p.vm_tcp(1, src=p.private_ip(2))),
     R.SPOOFED_ARP: lambda rig: rig.vm(1, p.vm_arp(1, p.VIP, psrc=p.private_ip(2))),
     R.ETHERTYPE: lambda rig: rig.vm(1, Ether(src=p.vm_mac(1), type=0x88CC) / Raw(bytes(46))),
-    R.IPV6: lambda rig: rig.vm(1, Ether(src=p.vm_mac(1), type=0x86DD) / bytes(p.IPV6)[14:]),
+    R.IPV6: vm6_to("2001:db8::1"),
+    R.IPV6_HEADER: vm6_to(p6.address(2), version=5),
+    R.SPOOFED_ND: lambda rig: rig.vm(1, p6.advert(1, p6.address(2))),
+    R.ND_TYPE: lambda rig: rig.vm(1, p6.udp(1, sport=547, dport=546)),
+    R.SIXPN_NETWORK: vm6_to(p6.address(4)),
+    R.SIXPN_MACHINE: vm6_to(p6.address(7)),
+    R.SIXPN_HOST: vm6_to(p6.remote(9, p6.NO_HOST)),
+    R.SIXPN_ADDRESS: vm6_to("fdaa::4"),
+    R.LINK_LOCAL: vm6_to("fe80::2"),
+    R.NOT_FOR_VM: lambda rig: rig.tc(p.SYN, "vm1", program="vm_out"),
     R.VM_TO_HOST: vm_to("192.0.2.1"),
     R.VM_TO_PRIVATE: vm_to(p.private_ip(2)),
     R.VM_NOT_PUBLIC: vm_to("10.0.0.1"),
@@ -105,6 +124,12 @@ def full(rig: Rig) -> list[Outcome]:
     return [*outcomes, rig.xdp(p.client_tcp(sport=1010))]
 
 
+def to_a_peer(rig: Rig) -> Outcome:
+    rig.settings.peers = rig.ifindex["lan0"]
+    rig.write_settings()
+    return rig.vm(1, p6.udp(1, dst=p6.peer()))
+
+
 COUNTS: dict[Count, Callable[[Rig], Outcome | list[Outcome]]] = {
     Count.ECHO: lambda rig: rig.xdp(p.ECHO),
     Count.RST: lambda rig: rig.xdp(p.client_tcp(81)),
@@ -115,6 +140,13 @@ COUNTS: dict[Count, Callable[[Rig], Outcome | list[Outcome]]] = {
     Count.OWN: vm_to(p.CLIENT),
     Count.HAIRPIN: lambda rig: rig.vm(4, p.vm_tcp(4, 50000, "S", dst=p.VIP, dport=80)),
     Count.ARP: lambda rig: rig.vm(1, p.vm_arp(1, p.VIP)),
+    Count.SIXPN_LOCAL: vm6_to(p6.address(2)),
+    Count.SIXPN_OUT: vm6_to(p6.remote(9)),
+    Count.ND: lambda rig: rig.vm(1, p6.solicit(1, p6.GATEWAY)),
+    Count.TOO_BIG: longer_than_the_mesh_takes,
+    Count.ICMP_LIMITED: lambda rig: flooded(rig, p6.udp(1, bytes(1400), dst=p6.remote(9))),
+    Count.MSS: lambda rig: rig.vm(1, p6.tcp(1, "S", dst=p6.remote(9), options=[("MSS", 1440)])),
+    Count.PEER_OUT: to_a_peer,
 }
 
 

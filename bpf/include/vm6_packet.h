@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* An IPv6 packet from a VM: who it is from, and what it is. Included by vm_tc.c
+ * only. */
+#ifndef FLYEBPF_VM6_PACKET_H
+#define FLYEBPF_VM6_PACKET_H
+
+#include "ip6.h"
+#include "sixpn.h"
+#include "vm_packet.h"
+
+#define FROM_OWN 0    /* the machine's own /112 */
+#define FROM_LINK 1   /* fe80::/64: as the machine's kernel makes them up */
+#define FROM_NOBODY 2 /* ::, before the machine has an address (RFC 4861) */
+
+struct vm6 {
+	struct ip6 *ip; /* in the frame: until that is changed */
+	struct upper upper;
+	__u8 from; /* FROM_* */
+	__u8 type; /* of ICMPv6 */
+	__u8 code;
+	bool partial; /* its checksum is still to be filled in */
+	__be16 sport; /* of UDP */
+	__be16 dport;
+};
+
+/* MACs in a frame, a slot or a message are at even offsets at least. */
+inline bool mac_is(const void *mac, const void *other)
+{
+	return *(__u32 *)mac == *(__u32 *)other &&
+	       *(__u16 *)(mac + 4) == *(__u16 *)(other + 4);
+}
+
+inline void mac_set(void *mac, const void *from)
+{
+	*(__u32 *)mac = *(__u32 *)from;
+	*(__u16 *)(mac + 4) = *(__u16 *)(from + 4);
+}
+
+inline __u32 vm6_source(const struct vm *vm, struct vm6 *p)
+{
+	const struct addr *src = &p->ip->src;
+
+	if (sixpn_is_of(src, vm->slot)) {
+		p->from = FROM_OWN;
+		return DROP_NONE;
+	}
+	if (ip6_is_zero(src)) {
+		p->from = FROM_NOBODY;
+		return DROP_NONE;
+	}
+	p->from = FROM_LINK;
+	if (src->word[0] != bpf_htonl(0xfe800000) || src->word[1] ||
+	    ip6_is_gateway(src))
+		return DROP_SPOOFED_IP;
+	return DROP_NONE;
+}
+
+/* The first bytes of the upper layer, most often by direct access. */
+inline bool vm6_peek(const struct vm *vm, const struct vm6 *p, void *to, __u32 size)
+{
+	void *data = (void *)(long)vm->skb->data;
+
+	if (p->upper.at != IP6_END ||
+	    data + IP6_END + size > (void *)(long)vm->skb->data_end)
+		return !bpf_skb_load_bytes(vm->skb, p->upper.at, to, size);
+	__builtin_memcpy(to, data + IP6_END, size);
+	return true;
+}
+
+/* The upper layer's header has to be there whole (RFC 7112): what cannot be
+ * looked at does not pass. Returns a drop reason or 0. */
+inline __u32 vm6_upper(const struct vm *vm, struct vm6 *p)
+{
+	__u8 proto = p->upper.proto;
+	__u32 size = proto == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
+	union {
+		struct icmp6 icmp;
+		struct ports ports;
+	} head;
+
+	if (p->upper.later || (proto != IPPROTO_TCP && proto != IPPROTO_UDP &&
+			       proto != NEXT_ICMP6))
+		return DROP_NONE;
+	if (p->upper.at + size > p->upper.end)
+		return p->upper.fragment ? DROP_FRAG_TINY : DROP_BAD_L4_HEADER;
+	if (proto == IPPROTO_TCP)
+		return DROP_NONE;
+	if (!vm6_peek(vm, p, &head, 4))
+		return DROP_TRUNCATED;
+	if (proto == IPPROTO_UDP) {
+		p->sport = head.ports.source;
+		p->dport = head.ports.dest;
+	} else {
+		p->type = head.icmp.type;
+		p->code = head.icmp.code;
+	}
+	return DROP_NONE;
+}
+
+/* Returns a drop reason or 0. */
+inline __u32 vm6_load(const struct vm *vm, struct vm6 *p)
+{
+	const struct ethhdr *eth;
+	__u32 reason;
+
+	p->ip = ip6_load(vm->skb);
+	if (!p->ip)
+		return DROP_TRUNCATED;
+	eth = (void *)p->ip - IP6_AT;
+	if (!mac_is(eth->h_source, vm->slot->mac))
+		return DROP_SPOOFED_MAC;
+	if (vm->skb->vlan_present || eth->h_proto != bpf_htons(ETH_P_IPV6))
+		return DROP_ETHERTYPE;
+	reason = ip6_measure(vm->skb, p->ip, &p->upper);
+	if (!reason)
+		reason = vm6_source(vm, p);
+	if (!reason)
+		reason = ip6_walk(vm->skb, &p->upper);
+	return reason ? reason : vm6_upper(vm, p);
+}
+
+inline bool vm6_is_icmp(const struct vm6 *p)
+{
+	return p->upper.proto == NEXT_ICMP6 && !p->upper.later;
+}
+
+/* The frame goes back to the machine, from its gateway. */
+inline void vm6_turn(const struct vm *vm, struct ip6 *ip)
+{
+	struct ethhdr *eth = (void *)ip - IP6_AT;
+
+	mac_set(eth->h_dest, vm->slot->mac);
+	mac_set(eth->h_source, vm->slot->host_mac);
+	ip6_gateway(&ip->src);
+}
+
+/* What a checksum of ICMPv6 and others covers besides the message (RFC 8200,
+ * 8.1): addresses, length and protocol. */
+inline __u64 vm6_pseudo(const struct ip6 *ip, __u32 length)
+{
+	__u64 sum = bpf_htonl(length) + (__u64)bpf_htonl(NEXT_ICMP6);
+
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)ip->src.word[i] + ip->dst.word[i];
+	return sum;
+}
+
+#endif

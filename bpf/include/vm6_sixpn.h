@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From a machine to others of its network (6PN): on this host straight to their
+ * interface, else in mesh form to their host. Included by vm_tc.c only. */
+#ifndef FLYEBPF_VM6_SIXPN_H
+#define FLYEBPF_VM6_SIXPN_H
+
+#include "mesh_send.h"
+#include "mss.h"
+#include "vm6_big.h"
+
+#define DHCP6_CLIENT 546
+#define DHCP6_SERVER 547
+#define TCP_AND_IPV6 60 /* bytes of headers that an MSS leaves out */
+#define EINVAL 22
+
+/* Whether an address of fdaa::/16 is one that the machine may try. Returns a
+ * drop reason or 0. */
+inline __u32 sixpn_check(const struct slot *slot, const struct sixpn *to)
+{
+	if (!to->network && !to->host && !to->machine &&
+	    to->suffix == NAMESERVER_SUFFIX)
+		return DROP_VM_TO_HOST;
+	if (!to->network || is_host_number(to->network))
+		return DROP_SIXPN_ADDRESS;
+	if (to->network != slot->network)
+		return DROP_SIXPN_NETWORK;
+	if (to->host == FLYCAST_HOST)
+		return DROP_NEEDS_PROXY;
+	if (!is_host_number(to->host) || !to->machine)
+		return DROP_SIXPN_ADDRESS;
+	return DROP_NONE;
+}
+
+/* What machines may say to each other: nothing that belongs to a link, nor
+ * answers of DHCP servers. Later fragments say nothing without the first one.
+ * Returns a drop reason or 0. */
+inline __u32 sixpn_protocol(const struct vm6 *p)
+{
+	if (p->upper.later || p->upper.proto == IPPROTO_TCP)
+		return DROP_NONE;
+	if (p->upper.proto == IPPROTO_UDP)
+		return p->dport == bpf_htons(DHCP6_CLIENT) &&
+				       p->sport == bpf_htons(DHCP6_SERVER) ?
+			       DROP_ND_TYPE :
+			       DROP_NONE;
+	if (p->upper.proto != NEXT_ICMP6)
+		return DROP_PROTO;
+	return p->type > ICMP6_ECHO_REPLY ? DROP_ND_TYPE : DROP_NONE;
+}
+
+/* Where a checksum is still to be filled in, a VM's driver has said, and that
+ * may be any two bytes of the frame, those of its source address too. Nothing of
+ * the kernel tells, but two helpers behave otherwise: a checksum that is still to
+ * come is not updated, and a frame is not cut off before its place. The first
+ * two bytes of the frame serve for a trial. Sets p->partial and p->ip. Returns a drop reason or 0. */
+inline __u32 vm6_check_offload(struct vm *vm, struct vm6 *p)
+{
+	struct __sk_buff *skb = vm->skb;
+	__u16 *trial = (void *)p->ip - IP6_AT;
+	__u16 before = *trial;
+
+	if (bpf_l4_csum_replace(skb, 0, 0, 1, sizeof(before)))
+		return DROP_REWRITE;
+	p->ip = ip6_header(skb);
+	if (!p->ip)
+		return DROP_REWRITE;
+	trial = (void *)p->ip - IP6_AT;
+	p->partial = *trial == before;
+	*trial = before;
+	if (!p->partial)
+		return DROP_NONE;
+	if (bpf_skb_change_tail(skb, IP6_END + 1, 0) != -EINVAL)
+		return DROP_IPV6_HEADER;
+	p->ip = ip6_header(skb);
+	return p->ip ? DROP_NONE : DROP_REWRITE;
+}
+
+inline int sixpn_to_machine(struct vm *vm, struct vm6 *p, const struct sixpn *to)
+{
+	__u32 *index = sixpn_slot(to->network, to->machine);
+	struct slot *slot = index ? get_slot(*index) : 0;
+	struct ethhdr *eth = (void *)p->ip - IP6_AT;
+
+	/* the slot may have gone to another machine meanwhile */
+	if (!slot || slot->network != to->network ||
+	    slot->machine != to->machine ||
+	    (slot->flags & (SLOT_LIVE | SLOT_REMOTE)) != SLOT_LIVE)
+		return vm_drop(vm, DROP_SIXPN_MACHINE);
+	mac_set(eth->h_dest, slot->mac);
+	mac_set(eth->h_source, slot->host_mac);
+	p->ip->hop_limit--;
+	count(COUNT_SIXPN_LOCAL);
+	return bpf_redirect(slot->ifindex, 0);
+}
+
+/* A user's WireGuard peer: which one, WireGuard knows. */
+inline int sixpn_to_peer(struct vm *vm, struct vm6 *p)
+{
+	if (!vm->settings->peers)
+		return vm_drop(vm, DROP_SIXPN_MACHINE);
+	p->ip->hop_limit--;
+	count(COUNT_PEER_OUT);
+	return bpf_redirect(vm->settings->peers, 0);
+}
+
+inline bool vm6_is_syn(const struct vm *vm, const struct vm6 *p)
+{
+	__u8 flags;
+
+	return p->upper.proto == IPPROTO_TCP && !p->upper.later &&
+	       !bpf_skb_load_bytes(vm->skb, p->upper.at + 13, &flags,
+				   sizeof(flags)) &&
+	       flags & TH_SYN;
+}
+
+inline int sixpn_to_host(struct vm *vm, struct vm6 *p, __u32 number)
+{
+	__u32 mtu = vm->settings->mesh_mtu;
+
+	if (!get_host(number))
+		return vm_drop(vm, DROP_SIXPN_HOST);
+	if (vm6_wire_length(vm, p) > mtu)
+		return vm6_too_big(vm, p);
+	if (vm6_is_syn(vm, p) &&
+	    !mss_lower(vm->skb, p->upper.at, mtu - TCP_AND_IPV6))
+		return vm_drop(vm, DROP_REWRITE);
+	p->ip = ip6_header(vm->skb);
+	if (!p->ip)
+		return vm_drop(vm, DROP_REWRITE);
+	sixpn_swap(&p->ip->src);
+	sixpn_swap(&p->ip->dst);
+	p->ip->hop_limit--;
+	count(COUNT_SIXPN_OUT);
+	return mesh_send(vm->skb, vm->settings, number);
+}
+
+inline int vm6_sixpn(struct vm *vm, struct vm6 *p)
+{
+	struct sixpn to = sixpn_of(&p->ip->dst);
+	__u32 reason = p->from == FROM_OWN ? sixpn_check(vm->slot, &to) :
+					     DROP_SPOOFED_IP;
+
+	if (!reason)
+		reason = sixpn_protocol(p);
+	if (!reason && p->ip->hop_limit <= 1)
+		reason = DROP_TTL;
+	if (!reason)
+		reason = vm6_check_offload(vm, p);
+	if (reason)
+		return vm_drop(vm, reason);
+	if (to.host != vm->slot->host)
+		return sixpn_to_host(vm, p, to.host);
+	if (to.machine == PEER_MACHINE)
+		return sixpn_to_peer(vm, p);
+	return sixpn_to_machine(vm, p, &to);
+}
+
+#endif
