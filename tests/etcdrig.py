@@ -11,10 +11,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flyebpf.config import EtcdConfig
 
@@ -133,12 +135,20 @@ class EtcdCluster:
         """Forget everything but the present."""
         answer(self.leader(), "/v3/kv/compaction", {"revision": str(self.revision())})
 
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write past everything that is tested."""
+        body = {"key": b64encode(key).decode(), "value": b64encode(value).decode()}
+        answer(self.leader(), "/v3/kv/put", body)
+
+    def delete(self, key: bytes) -> None:
+        answer(self.leader(), "/v3/kv/deleterange", {"key": b64encode(key).decode()})
+
     def end(self) -> None:
         for one in self.members:
             one.kill()
 
 
-def answer(member: EtcdMember, path: str, body: object) -> dict[str, object]:
+def answer(member: EtcdMember, path: str, body: object) -> dict[str, Any]:
     """Straight from a member, past everything that is tested. Raises OSError."""
     request = urllib.request.Request(
         member.client + path,
@@ -148,7 +158,7 @@ def answer(member: EtcdMember, path: str, body: object) -> dict[str, object]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=3) as response:
-            found: dict[str, object] = json.load(response)
+            found: dict[str, Any] = json.load(response)
             return found
     except urllib.error.HTTPError as error:
         with error:

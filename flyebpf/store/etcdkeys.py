@@ -82,14 +82,17 @@ class Keys:
         return RawChange(revision, kind, ident, text, sound and readable)
 
     def _split(self, key: str) -> tuple[str, str, bool]:
-        """Kind, id, and whether the key has the form of a record's."""
+        """Kind, id, and whether the key has the form of a record's. One that has
+        not is the id of a record without a kind."""
         raw = decode(key)[len(self.records) :]
         try:
             text, sound = raw.decode(), True
         except UnicodeDecodeError:
             text, sound = raw.decode(errors="backslashreplace"), False
-        kind, slash, ident = text.partition("/")
-        return kind, ident, sound and bool(kind and slash and ident)
+        kind, _, ident = text.partition("/")
+        if sound and kind and ident:
+            return kind, ident, True
+        return "", text, False
 
 
 def _text(kv: Json) -> tuple[str, bool]:

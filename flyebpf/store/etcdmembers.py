@@ -243,10 +243,10 @@ def _lost(error: requests.RequestException) -> LostError:
         return LostError(f"{why or 'broke TLS'} ({text.strip()})", sent=not why)
     if isinstance(error, requests.Timeout) and not unsent:
         return LostError("does not answer in time", sent=True)
-    if isinstance(reason, ConnectTimeoutError):
-        return LostError("cannot be reached: no answer", sent=False)
     if isinstance(reason, NewConnectionError):
         return LostError(f"cannot be reached: {text.rpartition('] ')[2] or text}", sent=False)
+    if isinstance(reason, ConnectTimeoutError):
+        return LostError("cannot be reached: no answer", sent=False)
     return LostError(f"broke the connection: {text}", sent=True)
 
 
