@@ -139,6 +139,7 @@ COMPONENTS: dict[str, Schema] = {
     "DeployReport": obj(
         {
             "app": string(),
+            **NETWORK_FIELDS,
             "version": integer(),
             "services": integer(),
             "warnings": array(string()),

@@ -163,8 +163,12 @@ def address(record: Address, lookup: Lookup) -> Json:
         "region": record.region,
         "created": record.created,
     }
-    # A Flycast address is on the network of its callers, which may not be the app's.
-    return {**shown, **place, **({"network": record.network} if record.network else {})}
+    if record.network:  # a Flycast address is on its callers' network, not on the app's
+        owner = lookup.find(App, record.app)
+        org = owner.org if owner else ""
+        called = network_fields(lookup.find(Network, f"{org}/{record.network}"))
+        return {**shown, **called, "org": org, "network": record.network}
+    return {**shown, **place}
 
 
 def deployment(record: Deployment, lookup: Lookup) -> Json:

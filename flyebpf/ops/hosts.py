@@ -50,8 +50,7 @@ def list_all(store: Store) -> list[HostView]:
     """All hosts, by name."""
     statuses = {status.host: status for status in every(store, HostStatus)}
     present = {record.host for record in every(store, Presence)}
-    of_machines = Counter(machine.host for machine in every(store, Machine))
-    of_peers = Counter(peer.host for peer in every(store, WireguardPeer))
+    of_machines, of_peers = _count(store, Machine.kind), _count(store, WireguardPeer.kind)
     return [
         HostView(
             host,
@@ -125,6 +124,11 @@ def remove(store: Store, config: DaemonConfig, name: str, *, force: bool = False
 
     host = transact(store, action)
     return Removed(host, tuple(gone[0]), tuple(gone[1]))
+
+
+def _count(store: Store, kind: str) -> Counter[str]:
+    """How many records of a kind name each host; they need not be decoded."""
+    return Counter(str(entry.body.get("host")) for entry in store.list(kind))
 
 
 def _machines(store: Store, host: str) -> list[Machine]:

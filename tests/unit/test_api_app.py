@@ -11,7 +11,7 @@ import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
 from flyebpf.api.routes import ROUTES
-from flyebpf.model.records import Host
+from flyebpf.model.records import Address, AddressKind, Host
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Put, Transaction
 from tests.api import FLY_TOML, Api, machine_body, make_cluster
@@ -56,6 +56,14 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     web.ok("DELETE", one)
     web.ok("DELETE", "/v1/apps/web")
     assert web.used == {route.name for route in ROUTES if not route.stream}
+
+
+def test_a_flycast_address_is_on_its_callers_network(web: Api) -> None:
+    web.ok("POST", "/v1/apps", {"name": "api", "org": "acme", "network": "lan"})
+    record = Address("fdaa:0:2:0:1::1", "web", AddressKind.PRIVATE_V6, network="lan")
+    transact(web.backend.store, lambda tx: tx.put(record))
+    (shown,) = web.ok("GET", "/v1/addresses?app=web")["items"]
+    assert (shown["org"], shown["network"], shown["network_id"]) == ("acme", "lan", "00000002")
 
 
 def use_cluster(api: Api, machine: str) -> None:

@@ -19,8 +19,10 @@ def create(call: Call) -> object:
     result = deploy.deploy(
         backend.store, backend.config, app, parsed, public_ips=body.get("public_ips", True)
     )
+    lookup = views.Lookup(backend.store)
     return {
         "app": result.deployment.app,
+        **views.network_fields(lookup.network_of(result.deployment.app)),
         "version": result.deployment.version,
         "services": len(result.deployment.services),
         "warnings": list(result.warnings),
