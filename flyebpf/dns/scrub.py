@@ -65,7 +65,7 @@ def _relevant(
     """The records of the name, and of what it is an alias of, in their order."""
     chain = {name}
     for rrset in answer.answer:
-        if rrset.rdtype == dns.rdatatype.RRSIG and not do:
+        if rrset.rdclass != wire.IN or (rrset.rdtype == dns.rdatatype.RRSIG and not do):
             continue
         if rrset.rdtype == dns.rdatatype.DNAME and any(rrset.name.is_superdomain(n) for n in chain):
             yield rrset
@@ -76,7 +76,8 @@ def _relevant(
 
 
 def _belongs(rrset: dns.rrset.RRset, do: bool) -> bool:
-    return rrset.rdtype == dns.rdatatype.SOA or (do and rrset.rdtype in _PROOFS)
+    wanted = rrset.rdtype == dns.rdatatype.SOA or (do and rrset.rdtype in _PROOFS)
+    return wanted and rrset.rdclass == wire.IN
 
 
 def _without_ours(rrset: dns.rrset.RRset) -> dns.rrset.RRset | None:

@@ -176,7 +176,7 @@ class Upstream:
 
     def _parse(self, data: bytes) -> dns.message.Message:
         try:
-            return dns.message.from_wire(data, ignore_trailing=True)
+            return dns.message.from_wire(data)
         except Exception as error:  # whatever a liar can bring about in a parser
             raise FailedError(f"{self} sends malformed answers: {error!r}", True) from error
 
