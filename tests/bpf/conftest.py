@@ -11,6 +11,7 @@ import pytest
 
 from flyebpf.bpf.loader import Generation, ensure
 from flyebpf.config import DaemonConfig, DataplaneConfig
+from tests.bpf import far as far_world
 from tests.bpf import world
 from tests.bpf.namespace import Namespace
 from tests.bpf.rig import Rig
@@ -60,3 +61,10 @@ def rig(loaded: Rig) -> Iterator[Rig]:
         loaded.reset()
         world.build(loaded)
         yield loaded
+
+
+@pytest.fixture
+def far(rig: Rig) -> Rig:
+    """The rig with services whose machine is on another host."""
+    far_world.build(rig)
+    return rig
