@@ -14,6 +14,7 @@ from flyebpf.api.backend import (
     Delivery,
     DropCounter,
     Fill,
+    MeshStatus,
     PeerStatus,
     PoolUse,
     Problem,
@@ -49,6 +50,7 @@ class FakeBackend:
     lag: int = 0
     service_counters: list[ServiceCounters] = field(default_factory=list)
     drop_counters: list[DropCounter] = field(default_factory=list)
+    mesh: MeshStatus | None = None
     peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
     crash: Exception | None = None
@@ -69,6 +71,7 @@ class FakeBackend:
             programs="3f2a90c1",
             adopted=True,
             problems=list(self.problems),
+            mesh=self.mesh,
             delivery=Delivery(xdp=2, tc=1),
             pools=[PoolUse("198.51.100.0/29", 3, 8)],
             fill={

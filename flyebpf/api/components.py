@@ -200,6 +200,7 @@ COMPONENTS: dict[str, Schema] = {
                 obj({"cidr": string(), "allocated": integer(), "size": integer("Addresses.")})
             ),
             "fill": mapping(ref("Fill"), "How full the kernel's tables are, by what they hold."),
+            "mesh": nullable(ref("Mesh")),
             "problems": array(ref("Problem")),
         }
     ),

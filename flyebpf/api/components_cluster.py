@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
-from flyebpf.api.schema import Schema, array, boolean, integer, mapping, obj, ref, string
+from flyebpf.api.schema import (
+    Schema,
+    array,
+    boolean,
+    integer,
+    mapping,
+    nullable,
+    number,
+    obj,
+    ref,
+    string,
+)
 
 NETWORK_FIELDS: dict[str, Schema] = {
     "org": string("The organization."),
@@ -36,6 +47,37 @@ CLUSTER: dict[str, Schema] = {
             "seen": string("When it last said something: RFC 3339, UTC; or empty."),
             "handshake": string("The last one between it and the host asked; or empty."),
             "handshakes": mapping(string(), "Its last one with each host, RFC 3339; or empty."),
+        }
+    ),
+    "Mesh": obj(
+        {
+            "generation": integer("Of the keys that hosts send with."),
+            "next_generation": integer("Another one while keys are being rotated."),
+            "devices": array(ref("MeshDevice")),
+            "peers": array(ref("MeshPeer")),
+        }
+    ),
+    "MeshDevice": obj(
+        {
+            "interface": string(),
+            "implementation": string(
+                "plain: no WireGuard; empty: it is not there.",
+                enum=["kernel", "wireguard-go", "plain", ""],
+            ),
+            "generation": integer("Of its key."),
+            "port": integer("UDP."),
+        }
+    ),
+    "MeshPeer": obj(
+        {
+            "host": string(),
+            "interface": string(),
+            "present": boolean("Its daemon is there."),
+            "endpoint": string("Of its last packet, or where it should be."),
+            "handshake_age": nullable(number("Seconds; null for never, or without WireGuard.")),
+            "received": integer("Bytes of WireGuard's packets."),
+            "sent": integer("Bytes of WireGuard's packets."),
+            "rtt": nullable(number("Seconds; null where it is not known.")),
         }
     ),
     "HostRemoval": obj(

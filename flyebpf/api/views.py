@@ -7,9 +7,10 @@ An address never stands without its network and organization.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
-from flyebpf.api.backend import ServiceCounters
+from flyebpf.api.backend import MeshStatus, ServiceCounters
 from flyebpf.errors import FlyebpfError
 from flyebpf.model import codec, sixpn
 from flyebpf.model.records import (
@@ -125,6 +126,15 @@ def host(view: HostView, asked: str, handshake: str) -> Json:
         "seen": status.seen if status else "",
         "handshake": handshake,
         "handshakes": dict(status.peers) if status else {},
+    }
+
+
+def mesh(now: MeshStatus) -> Json:
+    return {
+        "generation": now.generation,
+        "next_generation": now.next_generation,
+        "devices": [asdict(device) for device in now.devices],
+        "peers": [asdict(peer) for peer in now.peers],
     }
 
 

@@ -15,6 +15,8 @@ POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
 MAX_SHOWN = 8
 """Problems shown on the one screen; --json has all of them."""
+SESSION_SECONDS = 180
+"""How long a WireGuard session lives without a new handshake."""
 
 Status = dict[str, Any]
 
@@ -37,6 +39,7 @@ def status(ctx: click.Context, wait: bool, timeout: float, as_json: bool) -> Non
     \b
     State     ok; syncing: changes are on their way; failed: see the problems
     Machines  how packets reach them: by XDP, or slower through tc
+    Mesh      how this host reaches the others, and how many of them
     Pools     addresses that apps have
     Tables    how full the kernel's tables are; flows are estimated from a
               sample, and ended ones count until others take their place
@@ -117,6 +120,7 @@ def print_status(report: Status) -> None:
             "Revision": f"{report['applied_revision']} applied, {report['store_revision']} stored",
             "Programs": f"{programs['digest'] or 'none'} ({found})",
             "Uplinks": uplinks or "none",
+            "Mesh": _mesh(report["mesh"]),
             "Machines": _delivery(report["delivery"]),
             "Pools": _pools(report["pools"]),
             "Tables": _fill(report["fill"]),
@@ -132,6 +136,33 @@ def _delivery(ways: dict[str, int]) -> str:
     words = {"xdp": "by XDP", "tc": "through tc", "missing": "without an interface"}
     found = ", ".join(f"{ways[way]} {text}" for way, text in words.items() if ways[way])
     return f"{sum(ways.values())}: {found}" if found else "none on this host"
+
+
+def _mesh(mesh: dict[str, Any] | None) -> str:
+    """``fly0 by wireguard-go, port 51820; 2 of 3 hosts reached``: the hosts that
+    answered a ping, or a handshake not longer ago than a session lives."""
+    if mesh is None:
+        return "none"
+    devices = [
+        f"{device['interface']} by {device['implementation']}, port {device['port']}"
+        if device["implementation"] not in ("", "plain")
+        else f"{device['interface']} ({device['implementation'] or 'not there'})"
+        for device in mesh["devices"]
+    ]
+    hosts = {peer["host"] for peer in mesh["peers"]}
+    reached = {peer["host"] for peer in mesh["peers"] if _is_reached(peer)}
+    rotation = (
+        f"; keys are being rotated to generation {mesh['next_generation']}"
+        if mesh["next_generation"] != mesh["generation"]
+        else ""
+    )
+    found = ", ".join(devices) or "no device"
+    return f"{found}; {len(reached)} of {len(hosts)} other hosts reached{rotation}"
+
+
+def _is_reached(peer: dict[str, Any]) -> bool:
+    age = peer["handshake_age"]
+    return peer["rtt"] is not None or (age is not None and age < SESSION_SECONDS)
 
 
 def _pools(pools: list[dict[str, Any]]) -> list[str] | str:

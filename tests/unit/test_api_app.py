@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
+from flyebpf.api.backend import (
+    DropCounter,
+    MeshDevice,
+    MeshPeer,
+    MeshStatus,
+    Problem,
+    ServiceCounters,
+    Severity,
+)
 from flyebpf.api.routes import ROUTES
 from flyebpf.model.records import Address, AddressKind, Host
 from flyebpf.ops.transact import Tx, transact
@@ -35,6 +43,9 @@ def web(api: Api) -> Api:
 
 def test_every_route_answers_by_its_schema(web: Api) -> None:
     web.backend.drop_counters = [DropCounter(6, 10, 1000), DropCounter(63, 1, 60)]
+    devices = [MeshDevice("fly0", "kernel", 0, 51820)]
+    peers = [MeshPeer("h2", "fly0", True, "192.0.2.2:51820", 1.5, 1, 2, None)]
+    web.backend.mesh = MeshStatus(0, 0, devices, peers)
     machine = web.ok("POST", "/v1/apps/web/machines", machine_body(metadata={"role": "db"}))
     one = f"/v1/machines/{machine['id']}"
     for verb in ("stop", "start", "suspend", "cordon", "uncordon"):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flyebpf import wireguardkeys
-from flyebpf.api.backend import PeerStatus
+from flyebpf.api.backend import MeshDevice, MeshPeer, MeshStatus, PeerStatus
 from flyebpf.cli.ages import ago
 from flyebpf.cli.main import run
 from flyebpf.config import EtcdConfig
@@ -125,6 +125,29 @@ def test_a_host_with_machines_is_removed_by_force(cli: Cli) -> None:
         f"Removed machine {machine} of app web.\nRemoved host h2.\n"
     )
     assert [host["name"] for host in cli.json("hosts list")] == ["h1"]
+
+
+def peer(host: str, age: float | None, rtt: float | None = None) -> MeshPeer:
+    return MeshPeer(host, "fly0", True, "192.0.2.2:51820", age, 1, 2, rtt)
+
+
+def test_the_status_shows_the_mesh(cli: Cli) -> None:
+    assert re.search("^Mesh +none$", cli.ok("status"), re.MULTILINE)
+    assert cli.json("status")["mesh"] is None
+    devices = [MeshDevice("fly0", "wireguard-go", 0, 51820), MeshDevice("fly1", "", 1, 51821)]
+    peers = [peer("h2", 0.0), peer("h3", 181.0), peer("h3", None), peer("h4", None, 0.003)]
+    cli.backend.mesh = MeshStatus(0, 1, devices, peers)
+    assert re.search(
+        r"^Mesh +fly0 by wireguard-go, port 51820, fly1 \(not there\); 2 of 3 other hosts "
+        r"reached; keys are being rotated to generation 1$",
+        cli.ok("status"),
+        re.MULTILINE,
+    )
+    assert cli.json("status")["mesh"]["peers"][3]["rtt"] == 0.003
+    cli.backend.mesh = MeshStatus(0, 0, [MeshDevice("eth1", "plain", 0, 0)], [])
+    assert re.search(
+        r"^Mesh +eth1 \(plain\); 0 of 0 other hosts reached$", cli.ok("status"), re.MULTILINE
+    )
 
 
 def test_tokens(cli: Cli) -> None:

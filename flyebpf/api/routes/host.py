@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 
-from flyebpf.api import openapi
+from flyebpf.api import openapi, views
 from flyebpf.api.backend import DaemonStatus, Severity
 from flyebpf.api.components import COMPONENTS
 from flyebpf.api.requests import Call
@@ -53,6 +53,7 @@ def status(call: Call) -> object:
         "delivery": asdict(now.delivery),
         "pools": [asdict(pool) for pool in now.pools],
         "fill": {name: asdict(fill) for name, fill in now.fill.items()},
+        "mesh": None if now.mesh is None else views.mesh(now.mesh),
         "problems": [
             {
                 "object": problem.object,
