@@ -74,6 +74,7 @@ class MeshAgent:
         next daemon."""
         for part in self._parts:
             part.stop()
+        self._reader.close()
 
     @property
     def errors(self) -> list[str]:

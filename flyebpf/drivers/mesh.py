@@ -15,6 +15,7 @@ from flyebpf.drivers.netlink_mesh import MeshNetlink
 from flyebpf.drivers.user_peers import UserPeers
 from flyebpf.drivers.wireguard_devices import WireguardDevices
 from flyebpf.drivers.wireguard_keys import Keys
+from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import MeshPeerRow, MeshRow, Row, UserPeerRow
 from flyebpf.reconcile.base import Failure
 
@@ -36,7 +37,7 @@ class MeshDriver:
     ) -> None:
         self._netlink = Netlink()
         self._mesh = MeshNetlink()
-        devices = WireguardDevices(folder, self._mesh)
+        devices = self._devices = WireguardDevices(folder, self._mesh)
         tools = Tools(self._netlink, self._mesh, devices, Keys(folder), programs, created)
         self._meshes = MeshDevices(tools)
         self._peers = MeshPeers(self._mesh, devices, self._meshes.rows)
@@ -46,6 +47,7 @@ class MeshDriver:
         """Devices and processes go on."""
         self._netlink.close()
         self._mesh.close()
+        self._devices.close()
 
     def read(self, kind: type[Row]) -> dict[Hashable, object]:
         if kind is MeshRow:
@@ -63,7 +65,7 @@ class MeshDriver:
         self, kind: type[Row], puts: Sequence[Row], deletes: Sequence[Hashable]
     ) -> list[Failure]:
         if kind is MeshRow:
-            found = [self._meshes.put(row) for row in puts if isinstance(row, MeshRow)]
+            found = [self._put(row) for row in puts if isinstance(row, MeshRow)]
             found += [self._meshes.delete(str(key)) for key in deletes]
             return [failure for failure in found if failure is not None]
         if kind is MeshPeerRow:
@@ -71,3 +73,13 @@ class MeshDriver:
             return self._peers.put(peers) + self._peers.delete(deletes)
         users = [row for row in puts if isinstance(row, UserPeerRow)]
         return self._users.put(users) + self._users.delete(deletes)
+
+    def _put(self, row: MeshRow) -> Failure | None:
+        before = self._meshes.rows.get(row.interface)
+        failure = self._meshes.put(row)
+        if failure is None and before is not None and before.sending != row.sending:
+            try:
+                self._peers.remeasure(row.interface)
+            except FlyebpfError as error:
+                return Failure(MeshRow, row.key, error.message, error.remedy)
+        return failure

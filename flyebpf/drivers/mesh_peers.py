@@ -27,9 +27,9 @@ from flyebpf.errors import FlyebpfError, InvalidError
 from flyebpf.model.rows import MeshPeerRow, MeshRow, Row
 from flyebpf.reconcile.base import Failure
 
-METRIC = 1024
-"""Of the routes over generation 0; newer devices come after older ones, which
-all hosts are sure to have."""
+METRIC, NOT_SENDING = 1024, 2
+"""Of routes over the device to send with, and what others add. No two devices
+ever have the same: a route would take the other one's place."""
 
 KEY, ROUTE = "key ", "route "
 Key = tuple[str, str]
@@ -167,7 +167,18 @@ class MeshPeers:
 
     def _metric(self, interface: str) -> int:
         row = self._meshes.get(interface)
-        return METRIC + (row.generation if row else 0)
+        if row is None:
+            return METRIC
+        return METRIC + row.generation % 2 + (0 if row.sending else NOT_SENDING)
+
+    def remeasure(self, interface: str) -> None:
+        """Bring the routes over a device to its metric, new ones first."""
+        facts = self._mesh.look(interface)
+        metric = self._metric(interface)
+        for route in self._mesh.routes().get(facts.ifindex, set()) if facts else ():
+            if METRIC <= route.metric < METRIC + 2 * NOT_SENDING and route.metric != metric:
+                self._mesh.add_route(interface, route._replace(metric=metric))
+                self._mesh.drop_route(interface, route)
 
     def _route(
         self, interface: str, facts: Facts, rows: list[MeshPeerRow], before: dict[Key, MeshPeerRow]

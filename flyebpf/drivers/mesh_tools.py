@@ -38,9 +38,9 @@ class Tools:
     def device(self, name: str, role: str) -> Facts:
         """A WireGuard device with the program on it, made if need be; a new one
         is down: nothing that comes in passes by the program."""
-        is_new = self.mesh.look(name) is None
+        before = self.mesh.look(name)
         facts = self.devices.ensure(name)
-        if is_new:
+        if before is None or before.ifindex != facts.ifindex:
             self.created(name)
         self.guard(name, facts, role)
         return facts

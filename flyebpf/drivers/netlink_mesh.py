@@ -26,7 +26,7 @@ HOSTS = ip_network("fdaa:8000::/17")
 """Where addresses of hosts on the mesh are (model/sixpn.py)."""
 
 NODAD = 2  # IFA_F_NODAD
-SCOPE_UNIVERSE = 0
+SCOPE_UNIVERSE, SCOPE_ANY = 0, 255  # RT_SCOPE_NOWHERE: of any, in a deletion
 WIREGUARD_OVERHEAD = 80  # IPv6, UDP, WireGuard's header and tag
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENXIO)
 
@@ -159,7 +159,7 @@ class MeshNetlink:
 
     def drop_route(self, name: str, route: DeviceRoute) -> None:
         with kernel(f"delete the route to {route.cidr} over interface {name}", *GONE):
-            self._ip.route("del", **route_words(route))
+            self._ip.route("del", **route_words(route) | {"scope": SCOPE_ANY})
 
     def gateway(self, ifindex: int, address: str) -> str:
         """The router on the way to ``address`` over the interface, "" when it is

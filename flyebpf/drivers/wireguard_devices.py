@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from flyebpf.drivers.link_features import Features
 from flyebpf.drivers.netlink_mesh import MESH_GROUP, Facts, MeshNetlink
 from flyebpf.drivers.netlink_wireguard import KernelWireguard
 from flyebpf.drivers.wireguard import Backend, Device, PeerChange
 from flyebpf.drivers.wireguard_go import WireguardGo
-from flyebpf.errors import ConflictError
+from flyebpf.errors import ConflictError, UnavailableError
 
 KERNEL_KIND, GO_KIND = "wireguard", "tun"
+DYING = 2.0  # seconds
 
 
 class WireguardReader:
@@ -22,20 +24,27 @@ class WireguardReader:
     def __init__(self, folder: Path) -> None:
         self.kernel = KernelWireguard()
         self.go = WireguardGo(folder)
+        self._features = Features()
+
+    def close(self) -> None:
+        self._features.close()
 
     def implementation(self, device: str) -> str:
         """ "kernel", "wireguard-go", or "" when there is no such device."""
-        if self.go.runs(device):
-            return self.go.name
-        try:
-            socket.if_nametoindex(device)
-        except OSError:
-            return ""
-        return self.kernel.name
+        if self._features.driver(device) == KERNEL_KIND:
+            return self.kernel.name
+        return self.go.name if self.go.runs(device) else ""
+
+    def backend(self, device: str) -> Backend:
+        """What runs the device. Raises UnavailableError when nothing does."""
+        name = self.implementation(device)
+        if not name:
+            raise UnavailableError(f"there is no WireGuard device {device}")
+        return self.kernel if name == self.kernel.name else self.go
 
     def read(self, device: str) -> Device:
         """Raises KernelError or UnavailableError."""
-        return self.go.read(device) if self.go.runs(device) else self.kernel.read(device)
+        return self.backend(device).read(device)
 
 
 class WireguardDevices(WireguardReader):
@@ -53,6 +62,10 @@ class WireguardDevices(WireguardReader):
         """The device, made (down) when it is not there. Raises ConflictError
         when the name is somebody else's."""
         facts = self._netlink.look(device)
+        deadline = time.monotonic() + DYING
+        while facts is not None and self._is_dying(device, facts) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            facts = self._netlink.look(device)
         if facts is not None and not self._is_ours(device, facts):
             raise ConflictError(
                 f"interface {device} exists, and is no WireGuard device of this daemon",
@@ -74,6 +87,11 @@ class WireguardDevices(WireguardReader):
             return self.go.runs(device)
         return facts.kind == KERNEL_KIND and facts.group == MESH_GROUP
 
+    def _is_dying(self, device: str, facts: Facts) -> bool:
+        """Its process has ended, and it is about to."""
+        is_go = facts.kind == GO_KIND and facts.group == MESH_GROUP
+        return is_go and not self.go.runs(device)
+
     def delete(self, device: str) -> None:
         """Remove it, if it is ours and there."""
         facts = self._netlink.look(device)
@@ -91,5 +109,4 @@ class WireguardDevices(WireguardReader):
         peers: Sequence[PeerChange] = (),
     ) -> None:
         """As :meth:`flyebpf.drivers.wireguard.Backend.write`."""
-        backend: Backend = self.go if self.go.runs(device) else self.kernel
-        backend.write(device, private_key=private_key, port=port, peers=peers)
+        self.backend(device).write(device, private_key=private_key, port=port, peers=peers)

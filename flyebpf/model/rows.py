@@ -152,7 +152,8 @@ class MeshRow(Row):
     ``underlay``: "wireguard" (the device is made, with the key of
     ``generation`` and this UDP port) or "plain" (it exists, and has Ethernet
     headers; generation and port are 0). ``addresses``: this host's own, as
-    CIDRs. ``mtu``: of the device, bytes.
+    CIDRs. ``mtu``: of the device, bytes. ``sending``: the host's own packets
+    take this device where another one leads to the same place.
     """
 
     interface: str
@@ -161,6 +162,7 @@ class MeshRow(Row):
     port: int
     addresses: tuple[str, ...]
     mtu: int
+    sending: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ def plan_devices(plan: Plan, site: Site, hosts: Hosts, state: State) -> None:
     if own is None or not hosts.has_mesh:
         return
     plain = config.underlay == PLAIN
-    for generation, name in devices(config, own, generation_of(state)).items():
+    sending = generation_of(state)
+    for generation, name in devices(config, own, sending).items():
         plan.rows.append(
             MeshRow(
                 interface=name,
@@ -64,6 +65,7 @@ def plan_devices(plan: Plan, site: Site, hosts: Hosts, state: State) -> None:
                 port=0 if plain else config.port + generation % 2,
                 addresses=(f"{host_address(own.number)}/128",),
                 mtu=mesh_mtu(config),
+                sending=generation == sending,
             )
         )
 
