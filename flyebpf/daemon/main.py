@@ -18,7 +18,7 @@ from flyebpf.api.server import ApiServer, listen
 from flyebpf.bpf import loader
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import logs, mesh_setup, notify
+from flyebpf.daemon import logs, mesh_setup, notify, stores
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.lock import StateLock
@@ -37,10 +37,9 @@ from flyebpf.drivers.nft import NftDriver
 from flyebpf.drivers.wireguard_keys import Keys
 from flyebpf.errors import FlyebpfError
 from flyebpf.metrics import MetricsServer, version
-from flyebpf.model.records import PEERS_PORT
+from flyebpf.model.records import PEERS_PORT, Cluster
 from flyebpf.ops import cluster
 from flyebpf.plan import maglev
-from flyebpf.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +76,9 @@ class Daemon:
         self._stack = stack
         self._begun = time.monotonic()
         stack.callback(StateLock(config.state_dir).close)
-        self._store = SqliteStore(Path(config.state_dir) / "state.db")
+        self._store = stores.open_store(config)
         stack.callback(self._store.close)
-        records, host = cluster.ensure(self._store, config)
-        publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
+        records = stores.when_there(config, lambda: self._register(config))
         self._socket = listen(config.api.socket, config.api.group)
         stack.callback(self._socket.close)
         self._generation = loader.ensure(config, log.info)
@@ -122,6 +120,11 @@ class Daemon:
         if config.metrics.listen:  # what can fail is tried before anything is applied
             self._metrics = MetricsServer(self._backend, config.metrics.listen)
             stack.callback(self._metrics.stop)
+
+    def _register(self, config: DaemonConfig) -> Cluster:
+        records, host = cluster.ensure(self._store, config)
+        publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
+        return records
 
     def _build(self, config: DaemonConfig, seed: int) -> Engine:
         maps = MapsDriver(

@@ -17,6 +17,7 @@ RESTART = (
     "private",
     "dataplane",
     "mesh",
+    "etcd",
     "api",
     "metrics",
 )
