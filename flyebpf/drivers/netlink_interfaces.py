@@ -14,13 +14,14 @@ from collections.abc import Hashable, Mapping
 from flyebpf.bpf.program import Program
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
-from flyebpf.drivers.netlink_io import GROUP, Netlink, filter_name
+from flyebpf.drivers.netlink_io import EGRESS, GROUP, INGRESS, Netlink, filter_name
 from flyebpf.errors import FlyebpfError, KernelError
 from flyebpf.model.rows import InterfaceRow, Row
 from flyebpf.reconcile.base import Failure
 
 log = logging.getLogger(__name__)
-ROLE = "vm_tc"
+ROLES = {"vm_tc": INGRESS, "vm_out": EGRESS}
+"""What guards an interface: what the VM sends, and what it is about to get."""
 
 
 class Interfaces:
@@ -38,7 +39,7 @@ class Interfaces:
         self._routes: dict[int, set[str]] | None = None  # ours, as far as known
 
     def read(self) -> dict[Hashable, object]:
-        """Three dumps, and one question for each interface of ours."""
+        """Three dumps, and two questions for each interface of ours."""
         routes = self._routes = self._dump_routes()
         neighbours: dict[int, set[tuple[str, str]]] = {}
         for ifindex, address, mac in self._netlink.neighbours():
@@ -46,7 +47,7 @@ class Interfaces:
                 neighbours.setdefault(ifindex, set()).add((address, mac))
         return {
             name: (
-                self._netlink.filter(name, ifindex),
+                self._guards(name, ifindex),
                 up,
                 self._without_ipv6(name),
                 frozenset(routes.get(ifindex, ())),
@@ -72,7 +73,7 @@ class Interfaces:
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, InterfaceRow)
         return (
-            filter_name(ROLE, self._programs[ROLE]),
+            tuple(filter_name(role, self._programs[role]) for role in ROLES),
             True,
             True,
             frozenset(row.addresses),
@@ -99,18 +100,25 @@ class Interfaces:
     def _guard(self, row: InterfaceRow, link: Link) -> None:
         name, ifindex = row.interface, link.ifindex
         was_up, _, group = self._netlink.link(name, ifindex)
-        guarded = self._netlink.filter(name, ifindex)
-        if was_up and not guarded:
+        guards = dict(zip(ROLES, self._guards(name, ifindex), strict=True))
+        if was_up and not guards["vm_tc"]:
             log.warning(
                 "interface %s of machine %s was up before it was guarded", name, row.machine
             )
-        if guarded != filter_name(ROLE, self._programs[ROLE]) and not (guarded and self.hold):
-            self._netlink.guard(name, ifindex, self._programs[ROLE], ROLE)
+        held = self.hold and any(guards.values())
+        for role, found in guards.items():
+            program = self._programs[role]
+            if found != filter_name(role, program) and not held:
+                self._netlink.guard(name, ifindex, program, role, ROLES[role])
         if group != GROUP:  # setting it again would be an event that ends up here
             self._netlink.set_link(name, ifindex, group=GROUP)
         sysctl.write(sysctl.interface("ipv6", name, "disable_ipv6"), "1")
         if not was_up:
             self._netlink.set_link(name, ifindex, state="up")
+
+    def _guards(self, name: str, ifindex: int) -> tuple[str, ...]:
+        """Our filters, in the order of ROLES; "" for one that is not there."""
+        return tuple(self._netlink.filter(name, ifindex, at) for at in ROLES.values())
 
     def _address(self, row: InterfaceRow, link: Link) -> None:
         """A route needs an interface that is up, so this comes last."""
@@ -137,7 +145,8 @@ class Interfaces:
                 self._netlink.drop_address(name, link.ifindex, address)
                 known.discard(address)
             self._netlink.set_link(name, link.ifindex, state="down", group=0)
-            self._netlink.unguard(name, link.ifindex)
+            for at in ROLES.values():
+                self._netlink.unguard(name, link.ifindex, at)
         except FlyebpfError as error:
             if isinstance(error, KernelError) and error.number == errno.ENODEV:
                 return None  # it vanished meanwhile, and all this with it

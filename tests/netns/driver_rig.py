@@ -59,4 +59,5 @@ def programs() -> dict[str, Program]:
         "edge_xdp": program(XDP, "edge_xdp", XDP_PASS),
         "edge_tc": program(TC, "edge_tc"),
         "vm_tc": program(TC, "vm_tc"),
+        "vm_out": program(TC, "vm_out"),
     }

@@ -61,6 +61,8 @@ def test_a_machines_interface_is_guarded_up_and_reachable(rig: Rig) -> None:
     assert rig.in_place(VM)
     shown = sh("tc filter show dev tap.1 ingress")
     assert f"flyebpf:vm_tc:{rig.programs['vm_tc'].id} direct-action" in shown
+    shown = sh("tc filter show dev tap.1 egress")
+    assert f"flyebpf:vm_out:{rig.programs['vm_out'].id} direct-action" in shown
     link = json.loads(sh("ip -j link show tap.1"))[0]
     assert link["group"] == "3870"
     assert "UP" in link["flags"]
@@ -87,6 +89,7 @@ def test_nothing_is_made_for_an_interface_that_does_not_exist(rig: Rig) -> None:
         "ip neigh del 172.16.0.3 dev tap.1",
         "ip link set tap.1 down",
         "tc filter del dev tap.1 ingress",
+        "tc filter del dev tap.1 egress",
         "sysctl -q -w net/ipv6/conf/tap.1/disable_ipv6=0",
     ],
 )
@@ -115,6 +118,7 @@ def test_a_new_program_takes_the_old_ones_place(rig: Rig) -> None:
     assert rig.driver.apply(InterfaceRow, [VM], []) == []
     assert rig.in_place(VM)
     assert sh("tc filter show dev tap.1 ingress").count("direct-action") == 1
+    assert sh("tc filter show dev tap.1 egress").count("direct-action") == 1
 
 
 def test_a_machine_without_addresses_is_guarded_only(rig: Rig) -> None:
@@ -149,6 +153,7 @@ def test_deletion_closes_the_interface_and_takes_only_what_is_ours(rig: Rig) -> 
     assert rig.driver.read(InterfaceRow) == {}
     filters = sh("tc filter show dev tap.1 ingress")
     assert "vm_tc" not in filters
+    assert "vm_out" not in sh("tc filter show dev tap.1 egress")
     assert "somebody" in filters
     assert "UP" not in json.loads(sh("ip -j link show tap.1"))[0]["flags"]
 
