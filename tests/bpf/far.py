@@ -31,7 +31,7 @@ from flyebpf.bpf.layout import (
     Slot,
 )
 from tests import packets6 as p6
-from tests.bpf.rig import TCP, UDP, Rig, u32
+from tests.bpf.rig import TCP, UDP, Outcome, Rig, u32
 from tests.packets import VIP, VIP2
 
 FAR, FAR_UDP, TWINS = 10, 11, 12
@@ -81,19 +81,20 @@ def carried(
     *,
     machine: int = FAR_MACHINE,
     port: int = 0,
-    src: int = p6.HOST,
-    dst: int = p6.OTHER_HOST,
+    src: int | str = p6.HOST,
+    dst: int | str = p6.OTHER_HOST,
     **outer: object,
 ) -> bytes:
     """The frame with the header put before its IPv4 packet, padding cut off.
-    ``machine`` 0: a reply for the edge ``dst``."""
+    ``machine`` 0: a reply for the edge ``dst``. ``src`` and ``dst``: hosts, or
+    whole addresses."""
     ether = Ether(bytes(packet)[:12] + b"\x86\xdd")
     inner = bytes(packet)[14:]
     inner = inner[: struct.unpack_from("!H", inner, 2)[0]]
     header = IPv6(
         **{
-            "src": host_address(src),
-            "dst": p6.sixpn(dst, 0, machine, port),
+            "src": src if isinstance(src, str) else host_address(src),
+            "dst": dst if isinstance(dst, str) else p6.sixpn(dst, 0, machine, port),
             "nh": 4,
             "hlim": 64,
             "plen": len(inner),
@@ -135,3 +136,8 @@ def back_here(packet: Packet | bytes, **outer: object) -> bytes:
 def via(host: int) -> bytes:
     """What edge_xdp writes before a packet for another host."""
     return struct.pack("=II", VIA_TC_MAGIC, host)
+
+
+def mesh(rig: Rig, frame: bytes | Packet, **gso: int) -> Outcome:
+    """``mesh_tc`` on a frame from the mesh."""
+    return rig.tc(frame, "lan0", program="mesh_tc", **gso)
