@@ -133,7 +133,8 @@ def drain(name: str) -> None:
     Flows that there are go on until they end.
     """
     host = options.api().post(path("hosts", name, "drain"))
-    output.say(f"Host {host['name']} is drained: its {_count(host)} get no new flows.")
+    verb = "gets" if host["machines"] == 1 else "get"
+    output.say(f"Host {host['name']} is drained: its {_count(host)} {verb} no new flows.")
 
 
 @hosts.command()
@@ -141,7 +142,8 @@ def drain(name: str) -> None:
 def undrain(name: str) -> None:
     """Give a host's machines new flows again."""
     host = options.api().post(path("hosts", name, "undrain"))
-    output.say(f"Host {host['name']} is in use: its {_count(host)} get new flows.")
+    verb = "gets" if host["machines"] == 1 else "get"
+    output.say(f"Host {host['name']} is in use: its {_count(host)} {verb} new flows.")
 
 
 def _count(host: dict[str, Any]) -> str:

@@ -242,6 +242,7 @@ def _configuration(invitation: Invitation, newcomer: Newcomer, path: Path) -> Da
             port=invitation.port,
             interface=newcomer.interface or invitation.interface,
             return_path=invitation.return_path,
+            latency=invitation.latency,
         ),
         etcd=_etcd(invitation, path.parent),
     )

@@ -54,6 +54,7 @@ class Invitation:
     port: int
     interface: str
     return_path: str
+    latency: tuple[str, ...]
     secret: str
 
 
@@ -194,6 +195,7 @@ def _invitation(config: DaemonConfig, secret: str) -> Invitation:
         port=mesh.port,
         interface=mesh.interface,
         return_path=mesh.return_path,
+        latency=mesh.latency,
         secret=secret,
     )
 

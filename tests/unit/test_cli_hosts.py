@@ -109,6 +109,8 @@ def test_hosts_show(cli: Cli) -> None:
 
 
 def test_draining(cli: Cli) -> None:
+    add_machine(cli)
+    assert cli.ok("hosts drain h1") == "Host h1 is drained: its 1 machine gets no new flows.\n"
     assert cli.ok("hosts drain h2") == "Host h2 is drained: its 0 machines get no new flows.\n"
     assert "up, drained" in cli.ok("hosts list")
     assert cli.ok("hosts undrain h2") == "Host h2 is in use: its 0 machines get new flows.\n"

@@ -77,7 +77,7 @@ def world(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) ->
         store="etcd",
         domain="fly.example",
         egress=EgressConfig(("10.20.0.0/16",)),
-        mesh=MeshConfig("wireguard", "192.0.2.1", 7000),
+        mesh=MeshConfig("wireguard", "192.0.2.1", 7000, latency=("ams fra 8",)),
         etcd=EtcdConfig(("https://192.0.2.9:2379",), files[0], files[1], files[2]),
     )
     store = SqliteStore(tmp_path / "state.db", durable=False)

@@ -132,7 +132,7 @@ def test_damaged_tokens_are_refused(at: int, what: str) -> None:
 
 INVITATION = tokens.Invitation(
     ("http://e:2379",), "/f/", "", "", "", "d", config().pools, "172.16.0.0/12", "100.64.0.0/12",
-    20, (), "none", 51820, "fly", "direct", "the-secret",
+    20, (), "none", 51820, "fly", "direct", (), "the-secret",
 )  # fmt: skip
 
 
