@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -17,12 +18,14 @@ from flyebpf.errors import UnavailableError
 from flyebpf.lab import hosts, net
 from flyebpf.lab.state import Lab
 
+_numbers = itertools.count(1)
+
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """A title, what is printed inside, and how long it took."""
+    """A numbered title, what is printed inside, and how long it took."""
     click.echo()
-    click.secho(title, bold=True)
+    click.secho(f"{next(_numbers)}. {title}", bold=True)
     started = time.monotonic()
     yield
     click.secho(f"  {time.monotonic() - started:.2f} s", dim=True)

@@ -120,6 +120,7 @@ def build(where: Paths, lab: Lab, vm: Vm, host: Host, options: dict[str, str | N
     body = {"interface": vm.interface, "mac": vm.mac, "name": vm.name, **given}
     adopt(where, lab, vm, hosts.api(host).post(path("apps", vm.app, "machines"), body))
     write_files(vm, host)
+    save(where, lab)
     configure(vm)
     wait_guarded(vm, host)
 

@@ -183,23 +183,23 @@ class Rig:
         self.api().post(path("apps", app.name, "deployments"), {"config": config})
         self.settle()
 
-    def add_vm(self, app: App, name: str, *command: str) -> Vm:
+    def add_vm(self, app: App, name: str, *command: str, host: str = "host1") -> Vm:
         tail = ["--", *command] if command else []
-        self.command("lab", "vm", "add", "--host", "host1", "-a", app.name, "--name", name, *tail)
+        self.command("lab", "vm", "add", "--host", host, "-a", app.name, "--name", name, *tail)
         app.vms.append(name)
         self.settle()
         return self.vm(name)
 
-    def add_nginx(self, app: App, name: str) -> Vm:
+    def add_nginx(self, app: App, name: str, host: str = "host1") -> Vm:
         """A VM with nginx on port 8080 that says its name and the client's address."""
-        vm = self.add_vm(app, name, *sample.nginx_command(self.where, name))
+        vm = self.add_vm(app, name, *sample.nginx_command(self.where, name), host=host)
         self.until(lambda: self.listening(name, "tcp", 8080), f"nginx listens in {name}")
         return vm
 
-    def add_echo(self, app: App, name: str, port: int = 5000) -> Vm:
+    def add_echo(self, app: App, name: str, port: int = 5000, host: str = "host1") -> Vm:
         """A VM with a UDP echo server on fly-global-services."""
         command = [sys.executable, "-m", "flyebpf.lab.udp_echo", "--name", name]
-        vm = self.add_vm(app, name, *command, "--port", str(port))
+        vm = self.add_vm(app, name, *command, "--port", str(port), host=host)
         self.until(lambda: self.listening(name, "udp", port), f"the echo server runs in {name}")
         return vm
 

@@ -106,6 +106,7 @@ def test_forged_arp_is_dropped_and_changes_no_neighbour(rig: Rig) -> None:
     [
         (["ethertype", "0x88cc"], "ethertype"),
         (["ipv6"], "ipv6"),
+        (["router"], "spoofed_ip"),
     ],
 )
 def test_other_protocols_end_at_the_interface(rig: Rig, frame: list[str], reason: str) -> None:

@@ -6,7 +6,8 @@ mac SOURCE-MAC DESTINATION   UDP with a forged source MAC
 arp-reply ADDRESS            claims to have ADDRESS
 arp-request SENDER TARGET    asks with a forged sender
 ethertype NUMBER             a frame that is neither IP nor ARP
-ipv6                         an IPv6 router solicitation
+ipv6                         to a public IPv6 address
+router                       a router solicitation with a forged source
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from scapy.arch import get_if_addr, get_if_hwaddr
+from scapy.arch import get_if_addr, get_if_addr6, get_if_hwaddr
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 from scapy.layers.l2 import ARP, Ether
@@ -23,7 +24,7 @@ from scapy.packet import Packet, Raw
 GATEWAY_MAC = "02:00:00:00:00:01"
 
 
-def frame(kind: str, *arguments: str) -> Packet:
+def frame(kind: str, *arguments: str) -> Packet:  # noqa: PLR0911 (one a kind)
     own_mac, own_ip = get_if_hwaddr("eth0"), get_if_addr("eth0")
     ether = Ether(src=own_mac, dst=GATEWAY_MAC)
     payload = UDP(sport=4000, dport=9) / Raw(b"forged")
@@ -41,6 +42,8 @@ def frame(kind: str, *arguments: str) -> Packet:
         case "ethertype", (number,):
             return Ether(src=own_mac, dst=GATEWAY_MAC, type=int(number, 0)) / Raw(bytes(46))
         case "ipv6", ():
+            return ether / IPv6(src=get_if_addr6("eth0"), dst="2001:db8::1") / payload
+        case "router", ():
             return ether / IPv6(src="fe80::1", dst="ff02::2") / ICMPv6ND_RS()
         case _:
             raise SystemExit(f"unknown: {kind} {' '.join(arguments)}")
