@@ -29,7 +29,7 @@ from flyebpf.drivers.counters import Counters
 from flyebpf.errors import FlyebpfError, UnavailableError
 from flyebpf.model.reasons import Count
 from flyebpf.model.rows import UserPeerRow
-from flyebpf.store.base import Store
+from flyebpf.store.base import Remembering, Store
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,9 @@ class DaemonBackend:
     @property
     def store(self) -> Store:
         return self._store
+
+    def remembered(self) -> Store | None:
+        return self._store.remembered() if isinstance(self._store, Remembering) else None
 
     @property
     def config(self) -> DaemonConfig:

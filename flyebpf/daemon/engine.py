@@ -15,6 +15,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon.mesh_rotation import View
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link_table import LinkTable
+from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.records import Machine
@@ -54,6 +55,7 @@ class Engine:
         *,
         maps: MapsDriver,
         netlink: NetlinkDriver,
+        mesh: MeshDriver | None = None,
         others: Sequence[Driver],
         links: LinkTable,
         programs: str,
@@ -65,7 +67,8 @@ class Engine:
         self.links = links
         self.state = State()
         self.planner = Planner(config)
-        self.reconciler = Reconciler([maps, netlink, *others])
+        self._guards = (netlink,) if mesh is None else (netlink, mesh)
+        self.reconciler = Reconciler([maps, *self._guards, *others])
         self.services: dict[Owner, tuple[str, ...]] = {}
         self.applied_revision = 0
         self.loaded = False
@@ -258,9 +261,16 @@ class Engine:
             rows = self.planner.rows(self.state, ("app", app))
             self.reconciler.touch(TableRow, [row.key for row in rows if isinstance(row, TableRow)])
 
+    def hold(self, on: bool) -> None:
+        """While on, no program that guards or serves is replaced by a new one."""
+        for driver in self._guards:
+            driver.hold(on)
+
     def replace_held(self) -> None:
         """Swap the programs that were held back while new maps were filled."""
-        self.netlink.hold(False)
+        self.hold(False)
+        for kind in (MeshRow, UserPeerRow):
+            self.reconciler.touch(kind, [row.key for row in self.reconciler.wanted(kind)])
         machines = self.state.machines_on(self.config.host)
         self.reconciler.touch(InterfaceRow, [machine.interface for machine in machines])
         self.sync()

@@ -150,7 +150,8 @@ class Daemon:
             self._store,
             maps=maps,
             netlink=netlink,
-            others=[self._nft, mesh],
+            mesh=mesh,
+            others=[self._nft],
             links=self._links,
             programs=self._generation.hash,
         )
@@ -193,7 +194,7 @@ class Daemon:
         anything that is attached is swapped for programs that use them."""
         engine = self._engine
         empty = not engine.maps_filled()
-        engine.netlink.hold(empty)
+        engine.hold(empty)
         engine.load()
         again = engine.sync_full()
         if empty:

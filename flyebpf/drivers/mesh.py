@@ -38,10 +38,16 @@ class MeshDriver:
         self._netlink = Netlink()
         self._mesh = MeshNetlink()
         devices = self._devices = WireguardDevices(folder, self._mesh)
-        tools = Tools(self._netlink, self._mesh, devices, Keys(folder), programs, created)
+        tools = self._tools = Tools(
+            self._netlink, self._mesh, devices, Keys(folder), programs, created
+        )
         self._meshes = MeshDevices(tools)
         self._peers = MeshPeers(self._mesh, devices, self._meshes.rows)
         self._users = UserPeers(tools, peers_port)
+
+    def hold(self, on: bool) -> None:
+        """As :meth:`flyebpf.drivers.netlink.NetlinkDriver.hold`."""
+        self._tools.hold = on
 
     def close(self) -> None:
         """Devices and processes go on."""

@@ -24,9 +24,10 @@ OWN_SETTINGS: Settings = {**SETTINGS, ("ipv6", "addr_gen_mode"): "1"}
 """Of devices that we made: no link-local address, and so no multicast of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tools:
-    """``created`` is told the name of a device that is new."""
+    """``created`` is told the name of a device that is new. ``hold``: devices that
+    an older program guards keep it, while the new programs' maps are filled."""
 
     netlink: Netlink
     mesh: MeshNetlink
@@ -34,6 +35,7 @@ class Tools:
     keys: Keys
     programs: Mapping[str, Program]
     created: Callable[[str], None]
+    hold: bool = False
 
     def device(self, name: str, role: str) -> Facts:
         """A WireGuard device with the program on it, made if need be; a new one
@@ -48,7 +50,8 @@ class Tools:
     def guard(self, name: str, facts: Facts, role: str) -> None:
         """The program at its ingress."""
         program = self.programs[role]
-        if self.netlink.filter(name, facts.ifindex) != filter_name(role, program):
+        found = self.netlink.filter(name, facts.ifindex)
+        if found != filter_name(role, program) and not (found and self.hold):
             self.netlink.guard(name, facts.ifindex, program, role)
 
     def set_up(self, name: str, key: int | str, port: int) -> None:

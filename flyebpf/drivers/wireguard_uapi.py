@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ def key_hex(public_key: str) -> str:
     """A base64 key of 32 bytes in hex. Raises InvalidError."""
     try:
         key = base64.b64decode(public_key, validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != 32:
         raise InvalidError(
