@@ -27,7 +27,8 @@ def main() -> None:
     print("ready", flush=True)
     target = (sys.argv[1], int(sys.argv[2]))
     seconds, rate = float(sys.argv[3]), float(sys.argv[4])
-    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+    client = socket.socket(family, socket.SOCK_DGRAM)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
     client.connect(target)
     missing: set[int] = set()

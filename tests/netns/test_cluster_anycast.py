@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anycast addresses whose machines are on another host than the edge."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.netns.cluster import Cluster
+from tests.netns.conftest import CreateApp
+from tests.netns.rig import App, service
+
+pytestmark = pytest.mark.root
+
+ALL = ("host1", "host2", "host3")
+TRANSFER = 20_000_000  # bytes
+ENOUGH = 2_000_000  # bytes that show which way a transfer went
+
+
+@pytest.fixture(scope="module")
+def web(cluster: Cluster, cluster_app: CreateApp) -> App:
+    """nginx, on host2 alone."""
+    app = cluster_app("x-web", service("tcp", 8080, 80))
+    cluster.add_nginx(app, "x-web", host="host2")
+    return app
+
+
+@pytest.fixture(scope="module")
+def echo(cluster: Cluster, cluster_app: CreateApp) -> App:
+    """A UDP server on host3, in another region than the other two."""
+    app = cluster_app("x-echo", service("udp", 5000, 7777))
+    cluster.add_echo(app, "x-echo", host="host3")
+    return app
+
+
+@pytest.fixture(scope="module")
+def iperf(cluster: Cluster, cluster_app: CreateApp) -> App:
+    app = cluster_app("x-iperf", service("tcp", 5201, 5201), service("udp", 5201, 5201))
+    vm = cluster.add_vm(app, "x-iperf", "iperf3", "-s", host="host2")
+    # Its UDP socket takes its source address from the route to the client: on
+    # the way to fly-global-services that is this one.
+    gateway = ["via", "169.254.0.1", "dev", "eth0", "src", vm.services_ip]
+    cluster.run("x-iperf", "ip", "route", "add", cluster.lab.clients["client1"].address, *gateway)
+    cluster.until(lambda: cluster.listening("x-iperf", "tcp", 5201), "iperf3 listens")
+    cluster.edge(app.vip, "host1")
+    return app
+
+
+@pytest.mark.parametrize("edge", ALL)
+def test_curl_through_every_host(cluster: Cluster, web: App, edge: str) -> None:
+    cluster.edge(web.vip, edge)
+    for client in ("client1", "client2"):
+        answer = cluster.curl(client, f"http://{web.vip}/")
+        assert f"as the VM sees it: {cluster.lab.clients[client].address}:" in answer
+        assert "in VM x-web." in answer
+
+
+@pytest.mark.parametrize("edge", ALL)
+def test_udp_through_every_host(cluster: Cluster, echo: App, edge: str) -> None:
+    cluster.edge(echo.vip, edge)
+    result = cluster.tool("client1", "udp_clients", echo.vip, 7777, 300)
+    assert result["wrong"] == []
+    assert result["answered"] == 300
+    command = f"echo hi | socat -t 5 - UDP4:{echo.vip}:7777,sourceport=4321"
+    answer = cluster.run("client2", "sh", "-c", command).stdout
+    assert f"saw {cluster.lab.clients['client2'].address}:4321 say hi" in answer
+
+
+def test_flows_that_are_spread_over_all_hosts(cluster: Cluster, web: App) -> None:
+    cluster.edge(web.vip, *ALL)
+    for _ in range(30):
+        assert "Hello" in cluster.curl("client1", f"http://{web.vip}/")
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_iperf3_tcp(cluster: Cluster, iperf: App, direction: str) -> None:
+    assert "tcp-segmentation-offload: on" in cluster.run("x-iperf", "ethtool", "-k", "eth0").stdout
+    reverse = ["-R"] if direction == "down" else []
+    command = ["iperf3", "-c", iperf.vip, "-n", str(TRANSFER), "-J", *reverse]
+    end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]
+    assert end["sum_received"]["bytes"] >= 0.9 * TRANSFER  # what was on its way at the end is not
+
+
+def test_iperf3_udp(cluster: Cluster, iperf: App) -> None:
+    size = 1200
+    command = ["iperf3", "-c", iperf.vip, "-u", "-b", "20M", "-k", "3000", "-l", str(size), "-J"]
+    end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]["sum"]
+    assert end["packets"] == 3000
+    assert end["lost_packets"] <= 30
+
+
+@pytest.mark.parametrize("return_path", ["direct", "edge"])
+def test_answers_leave_where_they_shall(cluster: Cluster, iperf: App, return_path: str) -> None:
+    def leave() -> dict[str, int]:
+        before = {host: cluster.received(host) for host in ("host1", "host2")}
+        command = ["iperf3", "-c", iperf.vip, "-n", "4M", "-R", "-J"]
+        end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]
+        assert end["sum_received"]["bytes"] > ENOUGH
+        return {host: cluster.received(host) - count for host, count in before.items()}
+
+    def check(sent: dict[str, int], way: str, other: str) -> None:
+        assert sent[way] > ENOUGH, sent
+        assert sent[other] < ENOUGH / 10, sent
+
+    if return_path == "direct":
+        check(leave(), "host2", "host1")
+        return
+    with cluster.reconfigured("host2", "mesh", 'return_path = "edge"'):
+        check(leave(), "host1", "host2")
+
+
+def test_a_flow_whose_route_moves_stays_on_its_machine(
+    cluster: Cluster, cluster_app: CreateApp
+) -> None:
+    app = cluster_app("x-moves", service("udp", 5000, 7777))
+    for number, host in enumerate(("host1", "host1", "host2", "host2")):
+        cluster.add_echo(app, f"x-moves{number}", host=host)
+    cluster.edge(app.vip, "host1")
+    load = cluster.begin("client1", "udp_stream", app.vip, 7777, 60, 300)
+    for edge in ("host2", "host1", "host2"):
+        cluster.run("client1", "sleep", "0.5")
+        cluster.edge(app.vip, edge)
+    cluster.run("client1", "sleep", "0.5")
+    result = load.finish()
+    assert result["lost"] == 0
+    assert len(result["servers"]) == 1
+
+
+def test_machines_of_the_nearest_region_come_first(
+    cluster: Cluster, cluster_app: CreateApp
+) -> None:
+    """host1 and host2 are in ams, host3 in fra."""
+    app = cluster_app("x-near", service("tcp", 8080, 80))
+    for number, host in enumerate(ALL, start=1):
+        cluster.add_nginx(app, f"x-near{number}", host=host)
+
+    def servers(edge: str) -> set[str]:
+        cluster.edge(app.vip, edge)
+        answers = [cluster.curl("client1", f"http://{app.vip}/") for _ in range(25)]
+        return set(re.findall(r"in VM (\S+)\.", " ".join(answers)))
+
+    assert servers("host1") == servers("host2") == {"x-near1", "x-near2"}
+    assert servers("host3") == {"x-near3"}
+    cluster.machine("cordon", "x-near3")
+    assert servers("host3") == {"x-near1", "x-near2"}
+    cluster.machine("uncordon", "x-near3")
+    cluster.machine("stop", "x-near1")
+    cluster.machine("stop", "x-near2")
+    assert servers("host1") == {"x-near3"}
+
+
+def test_a_vm_reaches_an_anycast_address_whose_machine_is_elsewhere(
+    cluster: Cluster, cluster_app: CreateApp, web: App, echo: App
+) -> None:
+    app = cluster_app("x-caller", vip=False)
+    cluster.add_vm(app, "x-caller", host="host1")
+    assert "in VM x-web." in cluster.curl("x-caller", f"http://{web.vip}/")
+    result = cluster.tool("x-caller", "udp_clients", echo.vip, 7777, 20)
+    assert (result["wrong"], result["answered"]) == ([], 20)
+
+
+def test_an_icmp_error_of_a_vm_elsewhere_reaches_the_client(
+    cluster: Cluster, cluster_app: CreateApp
+) -> None:
+    app = cluster_app("x-silent", service("udp", 5000, 7777))
+    cluster.add_vm(app, "x-silent", host="host2")
+    cluster.edge(app.vip, "host1")
+    script = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
+        f"s.connect(('{app.vip}', 7777)); s.send(b'x')\n"
+        "try: s.recv(1)\nexcept ConnectionRefusedError: print('refused')"
+    )
+    assert cluster.run("client1", "python3", "-c", script, check=False).stdout == "refused\n"
+
+
+def test_an_address_without_machines_anywhere_answers_nobody(
+    cluster: Cluster, cluster_app: CreateApp
+) -> None:
+    app = cluster_app("x-nobody", service("tcp", 8080, 80))
+    cluster.edge(app.vip, "host2")
+    before = cluster.drops("host2").get("no_backend", 0)
+    cluster.cannot_curl("client1", f"http://{app.vip}/")
+    assert cluster.drops("host2")["no_backend"] > before
