@@ -51,6 +51,7 @@ class FakeBackend:
     service_counters: list[ServiceCounters] = field(default_factory=list)
     drop_counters: list[DropCounter] = field(default_factory=list)
     mesh: MeshStatus | None = None
+    copy: Store | None = None
     peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
     crash: Exception | None = None
@@ -81,6 +82,9 @@ class FakeBackend:
                 "maglev_entries": Fill(64, 64, "dataplane.maglev_entries"),
             },
         )
+
+    def remembered(self) -> Store | None:
+        return self.copy
 
     def reload(self) -> Sequence[str]:
         if self.reload_error is not None:

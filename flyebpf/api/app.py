@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -16,14 +17,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
 from flyebpf.api.backend import Backend
+from flyebpf.api.client import REMEMBERED
 from flyebpf.api.components import COMPONENTS
 from flyebpf.api.events import EventStreams
 from flyebpf.api.requests import Call, check_body, check_query, read_body
 from flyebpf.api.routes import ROUTES
 from flyebpf.api.table import Route
 from flyebpf.errors import FlyebpfError
+from flyebpf.store.base import StoreUnavailableError
 
 log = logging.getLogger(__name__)
+
+HEALTH = "/healthz"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -60,17 +65,31 @@ def _endpoint(route: Route, backend: Backend) -> Endpoint:
         query = check_query(request, route.query)
         body = await read_body(request)
 
-        def work() -> bytes:
+        def work() -> tuple[bytes, int | None]:
             checked = check_body(body, route.body, COMPONENTS)
-            call = Call(backend, request.path_params, query, checked)
-            return json.dumps(route.handler(call), separators=(",", ":")).encode()
+            call = Call(backend, backend.store, request.path_params, query, checked)
+            answer, revision = answered(route, call)
+            return json.dumps(answer, separators=(",", ":")).encode(), revision
 
-        content = await run_in_threadpool(work)
+        content, revision = await run_in_threadpool(work)
         if route.method not in ("GET", "HEAD"):
             log.info("%s %s", route.method, request.url.path)
-        return Response(content, route.status, media_type="application/json")
+        headers = {} if revision is None else {REMEMBERED: str(revision)}
+        return Response(content, route.status, headers, media_type="application/json")
 
     return _guarded(endpoint)
+
+
+def answered(route: Route, call: Call) -> tuple[object, int | None]:
+    """What the handler answers. While the store is away, questions are answered
+    from what this host read last; then the revision of that is the second value."""
+    try:
+        return route.handler(call), None
+    except StoreUnavailableError:
+        copy = call.backend.remembered() if route.method == "GET" else None
+        if copy is None or route.path == HEALTH:
+            raise
+        return route.handler(replace(call, store=copy)), copy.revision()
 
 
 def _stream_endpoint(route: Route, streams: EventStreams) -> Endpoint:

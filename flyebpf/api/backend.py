@@ -199,6 +199,10 @@ class Backend(Protocol):
     def store(self) -> Store:
         """The open store."""
 
+    def remembered(self) -> Store | None:
+        """What this host last read of a store that is away; None where it keeps
+        no copy. Only for looking."""
+
     @property
     def config(self) -> DaemonConfig:
         """The configuration in force."""

@@ -7,7 +7,7 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -17,6 +17,9 @@ from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
 DEFAULT_SOCKET = ApiConfig().socket
 DEFAULT_TIMEOUT = 30.0
 """Seconds for one answer."""
+REMEMBERED = "Flyebpf-Remembered"
+"""The header of an answer that the daemon gave while the store was away, from
+what it had read last: the revision that it is of."""
 
 Json = Any
 
@@ -61,9 +64,17 @@ class Client:
     ApiError for what it refuses.
     """
 
-    def __init__(self, socket_path: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        socket_path: str = DEFAULT_SOCKET,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_remembered: Callable[[str], None] | None = None,
+    ) -> None:
+        """``on_remembered`` is called with the revision of an answer that is
+        out of the daemon's copy of the store."""
         self.socket_path = socket_path
         self._timeout = timeout
+        self._on_remembered = on_remembered
 
     def get(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
         """``query``: parameters; those that are None are left out."""
@@ -102,10 +113,13 @@ class Client:
         try:
             response = self._open(connection, method, target, body)
             status, content = response.status, response.read()
+            revision = response.getheader(REMEMBERED)
         except (OSError, http.client.HTTPException) as error:
             raise self._broken(error) from error
         finally:
             connection.close()
+        if revision is not None and self._on_remembered is not None:
+            self._on_remembered(revision)
         return self._decode(status, content)
 
     @staticmethod

@@ -15,6 +15,7 @@ from flyebpf.api import schema
 from flyebpf.api.backend import Backend
 from flyebpf.api.schema import Components, Schema
 from flyebpf.errors import FlyebpfError, InvalidError
+from flyebpf.store.base import Store
 
 MAX_BODY = 1 << 20
 """Bytes of a request body at most."""
@@ -45,11 +46,13 @@ class GoneError(FlyebpfError):
 class Call:
     """One checked request, as its handler gets it.
 
-    ``path`` and ``query`` are decoded strings; a query parameter that was not
-    given is absent. ``body`` follows the route's schema.
+    ``store`` is the backend's, or for reading, while that is away, the copy that
+    this host has of it. ``path`` and ``query`` are decoded strings; a query
+    parameter that was not given is absent. ``body`` follows the route's schema.
     """
 
     backend: Backend
+    store: Store
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)

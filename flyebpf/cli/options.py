@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flyebpf.cli import output
 from flyebpf.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ def api(timeout: float | None = None) -> Client:
     from flyebpf.api.client import DEFAULT_TIMEOUT, Client  # noqa: PLC0415 (start-up time)
 
     socket_path = click.get_current_context().find_root().obj
-    return Client(socket_path, DEFAULT_TIMEOUT if timeout is None else timeout)
+    return Client(socket_path, DEFAULT_TIMEOUT if timeout is None else timeout, _warn_of_copy)
+
+
+def _warn_of_copy(revision: str) -> None:
+    output.warn(
+        f"the store is away: this is what this host read of it last, at revision {revision}"
+    )
 
 
 def find_app(app: str | None, config_path: str = CONFIG_NAME) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins  # `list` is a method here
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flyebpf.errors import FlyebpfError, UnavailableError
 
@@ -128,6 +128,15 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A store that has a copy of what was read of it last."""
+
+    def remembered(self) -> Store | None:
+        """The copy, to be looked at while the store is away: nothing can be
+        written to it. None where there is no copy."""
 
 
 def check_writes(transaction: Transaction) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import builtins  # `list` is a method here
 from collections.abc import Iterator
 
-from flyebpf.store.base import Change, Entry, StoreUnavailableError, Transaction
+from flyebpf.store.base import Change, Entry, Store, StoreUnavailableError, Transaction
 from flyebpf.store.etcd import EtcdStore
 from flyebpf.store.sqlitecopy import Copy
 
@@ -67,6 +67,40 @@ class CopiedStore:
     def wait(self, since: int, timeout: float) -> bool:
         return self._store.wait(since, timeout)
 
+    def remembered(self) -> Store | None:
+        return None if self._copy.revision() is None else ReadCopy(self._copy)
+
     def close(self) -> None:
         self._store.close()
         self._copy.close()
+
+
+class ReadCopy:
+    """:class:`flyebpf.store.base.Store` of a copy, as it is now."""
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+
+    def revision(self) -> int:
+        return self._copy.revision() or 0
+
+    def get(self, kind: str, id: str) -> Entry | None:
+        return self._copy.get(kind, id)
+
+    def list(self, kind: str) -> builtins.list[Entry]:
+        return builtins.list(self._copy.list(kind))
+
+    def snapshot(self) -> tuple[int, Iterator[Entry]]:
+        return self.revision(), self._copy.list()
+
+    def commit(self, transaction: Transaction) -> int:
+        raise StoreUnavailableError("a copy of the store cannot be written", "try again later")
+
+    def changes(self, since: int, limit: int = 1000) -> builtins.list[Change]:
+        return []
+
+    def wait(self, since: int, timeout: float) -> bool:
+        return False
+
+    def close(self) -> None:
+        """It is the copy's owner that closes it."""

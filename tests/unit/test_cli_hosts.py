@@ -22,6 +22,7 @@ from flyebpf.config import EtcdConfig
 from flyebpf.model.records import Host, HostStatus, WireguardPeer
 from flyebpf.ops import tokens
 from flyebpf.ops.transact import Tx, every, find, transact
+from flyebpf.store.base import Entry, StoreUnavailableError
 from flyebpf.store.sqlite import SqliteStore
 from tests.api import Api, make_cluster
 from tests.fakes_backend import FakeBackend, serving
@@ -150,6 +151,46 @@ def test_the_status_shows_the_mesh(cli: Cli) -> None:
     assert re.search(
         r"^Mesh +eth1 \(plain\); 0 of 0 other hosts reached$", cli.ok("status"), re.MULTILINE
     )
+
+
+class Away(SqliteStore):
+    """A store that answers nothing."""
+
+    def get(self, kind: str, id: str) -> Entry | None:
+        raise StoreUnavailableError("etcd is away: it does not answer", "Start it.")
+
+    def list(self, kind: str) -> list[Entry]:
+        raise StoreUnavailableError("etcd is away: it does not answer", "Start it.")
+
+
+def test_a_store_that_is_away(cli: Cli, tmp_path: Path) -> None:
+    """Questions are answered from the copy, and say so; nothing is changed."""
+    machine = add_machine(cli)["id"]
+    there = cli.backend.store
+    cli.backend.store = Away(tmp_path / "state.db", durable=False)
+    code, out, err = cli("machines list")
+    assert (code, out) == (1, "")
+    assert err == "Error: etcd is away: it does not answer\n  Start it.\n"
+    cli.backend.copy = there
+    code, out, err = cli("machines list")
+    assert (code, machine in out) == (0, True)
+    assert err == (
+        "Warning: the store is away: this is what this host read of it last, at revision "
+        f"{there.revision()}\n"
+    )
+    code, out, err = cli("hosts list --json")
+    assert (code, len(json.loads(out))) == (0, 2)
+    before = there.revision()
+    code, out, err = cli("hosts drain h2")
+    assert (code, out, "etcd is away" in err) == (1, "", True)
+    code, out, err = cli(f"machines remove {machine} -y")
+    assert (code, out) == (1, "")
+    assert "Error: etcd is away" in err
+    code, _, err = cli("machines show 00000000000000")
+    assert (code, "does not exist" in err) == (1, True)
+    assert there.revision() == before
+    cli.backend.store.close()
+    cli.backend.store = there
 
 
 def test_tokens(cli: Cli) -> None:

@@ -12,22 +12,22 @@ from flyebpf.ops import addresses
 
 
 def list_all(call: Call) -> object:
-    return _page(call, addresses.list_all(call.backend.store, call.query.get("app")))
+    return _page(call, addresses.list_all(call.store, call.query.get("app")))
 
 
 def allocate(call: Call) -> object:
-    store = call.backend.store
+    store = call.store
     record = addresses.allocate_v4(store, call.backend.config, call.path["app"])
     return views.address(record, views.Lookup(store))
 
 
 def release(call: Call) -> object:
-    released = addresses.release(call.backend.store, call.path["app"], call.body["addresses"])
+    released = addresses.release(call.store, call.path["app"], call.body["addresses"])
     return _page(call, released)
 
 
 def _page(call: Call, records: list[Address]) -> object:
-    lookup = views.Lookup(call.backend.store)
+    lookup = views.Lookup(call.store)
     return page([views.address(record, lookup) for record in records])
 
 

@@ -12,7 +12,7 @@ from flyebpf.ops import addresses, apps, machines, orgs
 
 
 def list_all(call: Call) -> object:
-    store, org = call.backend.store, call.query.get("org")
+    store, org = call.store, call.query.get("org")
     if org is not None:
         orgs.get(store, org)
     lookup = views.Lookup(store)
@@ -29,25 +29,23 @@ def list_all(call: Call) -> object:
 
 def create(call: Call) -> object:
     body = call.body
-    app = apps.create(
-        call.backend.store, body["name"], body["org"], network=body.get("network", "default")
-    )
+    app = apps.create(call.store, body["name"], body["org"], network=body.get("network", "default"))
     return _one(call, app)
 
 
 def get(call: Call) -> object:
-    return _one(call, apps.get(call.backend.store, call.path["app"]))
+    return _one(call, apps.get(call.store, call.path["app"]))
 
 
 def destroy(call: Call) -> object:
-    app = apps.get(call.backend.store, call.path["app"])
+    app = apps.get(call.store, call.path["app"])
     before = _one(call, app)
-    apps.destroy(call.backend.store, app.name)
+    apps.destroy(call.store, app.name)
     return before
 
 
 def _one(call: Call, app: App) -> object:
-    store = call.backend.store
+    store = call.store
     return _view(
         app,
         views.Lookup(store),

@@ -17,9 +17,9 @@ def create(call: Call) -> object:
     backend, app, body = call.backend, call.path["app"], call.body
     parsed = flytoml.parse(body["config"], strict=body.get("strict", False))
     result = deploy.deploy(
-        backend.store, backend.config, app, parsed, public_ips=body.get("public_ips", True)
+        call.store, backend.config, app, parsed, public_ips=body.get("public_ips", True)
     )
-    lookup = views.Lookup(backend.store)
+    lookup = views.Lookup(call.store)
     return {
         "app": result.deployment.app,
         **views.network_fields(lookup.network_of(result.deployment.app)),
@@ -31,8 +31,8 @@ def create(call: Call) -> object:
 
 
 def get(call: Call) -> object:
-    app = apps.get(call.backend.store, call.path["app"])
-    lookup = views.Lookup(call.backend.store)
+    app = apps.get(call.store, call.path["app"])
+    lookup = views.Lookup(call.store)
     deployment = lookup.find(Deployment, app.name)
     if deployment is None:
         raise NotFoundError(

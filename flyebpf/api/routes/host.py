@@ -28,7 +28,7 @@ def version() -> str:
 
 def health(call: Call) -> object:
     """Raises StoreUnavailableError when nothing could be answered."""
-    call.backend.store.revision()
+    call.store.revision()
     return {"status": "ok"}
 
 

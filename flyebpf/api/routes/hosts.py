@@ -17,16 +17,16 @@ DEFAULT_MINUTES = 60
 
 def list_all(call: Call) -> object:
     own = _handshakes(call)
-    return page([_view(call, view, own) for view in hosts.list_all(call.backend.store)])
+    return page([_view(call, view, own) for view in hosts.list_all(call.store)])
 
 
 def get(call: Call) -> object:
-    return _view(call, hosts.get(call.backend.store, call.path["host"]), _handshakes(call))
+    return _view(call, hosts.get(call.store, call.path["host"]), _handshakes(call))
 
 
 def setting_drained(drained: bool) -> Handler:
     def handler(call: Call) -> object:
-        view = hosts.set_drained(call.backend.store, call.path["host"], drained)
+        view = hosts.set_drained(call.store, call.path["host"], drained)
         return _view(call, view, _handshakes(call))
 
     return handler
@@ -34,8 +34,8 @@ def setting_drained(drained: bool) -> Handler:
 
 def remove(call: Call) -> object:
     backend, force = call.backend, call.body.get("force", False)
-    lookup = views.Lookup(backend.store)
-    removed = hosts.remove(backend.store, backend.config, call.path["host"], force=force)
+    lookup = views.Lookup(call.store)
+    removed = hosts.remove(call.store, backend.config, call.path["host"], force=force)
     return {
         "host": removed.host.name,
         "machines": [views.machine(machine, lookup) for machine in removed.machines],
@@ -45,29 +45,29 @@ def remove(call: Call) -> object:
 
 def create_token(call: Call) -> object:
     minutes = call.body.get("minutes", DEFAULT_MINUTES)
-    made = tokens.create(call.backend.store, call.backend.config, minutes)
+    made = tokens.create(call.store, call.backend.config, minutes)
     return {"token": made.token, "expires": made.expires}
 
 
 def revoke_tokens(call: Call) -> object:
-    return {"revoked": tokens.revoke_all(call.backend.store)}
+    return {"revoked": tokens.revoke_all(call.store)}
 
 
 def show_rotation(call: Call) -> object:
-    return views.rotation(rotation.status(call.backend.store))
+    return views.rotation(rotation.status(call.store))
 
 
 def start_rotation(call: Call) -> object:
-    return views.rotation(rotation.start(call.backend.store))
+    return views.rotation(rotation.start(call.store))
 
 
 def finish_rotation(call: Call) -> object:
-    return views.rotation(rotation.finish(call.backend.store))
+    return views.rotation(rotation.finish(call.store))
 
 
 def _handshakes(call: Call) -> dict[str, str]:
     """This host's last handshake with each other one."""
-    status = views.Lookup(call.backend.store).find(HostStatus, call.backend.config.host)
+    status = views.Lookup(call.store).find(HostStatus, call.backend.config.host)
     return status.peers if status else {}
 
 

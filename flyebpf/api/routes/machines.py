@@ -15,7 +15,7 @@ ONE = "/v1/machines/{machine}"
 
 
 def list_all(call: Call) -> object:
-    store, app = call.backend.store, call.query.get("app")
+    store, app = call.store, call.query.get("app")
     lookup = views.Lookup(store)
     return page([views.machine(record, lookup) for record in machines.list_all(store, app)])
 
@@ -24,7 +24,7 @@ def add(call: Call) -> object:
     body = dict(call.body)
     interface, mac = body.pop("interface"), body.pop("mac")
     record = machines.add(
-        call.backend.store,
+        call.store,
         call.backend.config,
         call.path["app"],
         interface=interface,
@@ -35,35 +35,35 @@ def add(call: Call) -> object:
 
 
 def get(call: Call) -> object:
-    return _view(call, machines.get(call.backend.store, call.path["machine"]))
+    return _view(call, machines.get(call.store, call.path["machine"]))
 
 
 def remove(call: Call) -> object:
-    return _view(call, machines.remove(call.backend.store, call.path["machine"]))
+    return _view(call, machines.remove(call.store, call.path["machine"]))
 
 
 def move(call: Call) -> object:
-    store, config, machine = call.backend.store, call.backend.config, call.path["machine"]
+    store, config, machine = call.store, call.backend.config, call.path["machine"]
     return _view(call, moves.move(store, config, machine, **call.body))
 
 
 def setting_state(state: MachineState) -> Handler:
     def handler(call: Call) -> object:
-        return _view(call, machines.set_state(call.backend.store, call.path["machine"], state))
+        return _view(call, machines.set_state(call.store, call.path["machine"], state))
 
     return handler
 
 
 def setting_cordoned(cordoned: bool) -> Handler:
     def handler(call: Call) -> object:
-        store, machine = call.backend.store, call.path["machine"]
+        store, machine = call.store, call.path["machine"]
         return _view(call, machines.set_cordoned(store, machine, cordoned))
 
     return handler
 
 
 def change_metadata(call: Call) -> object:
-    store, machine = call.backend.store, call.path["machine"]
+    store, machine = call.store, call.path["machine"]
     to_set, to_unset = call.body.get("set", {}), call.body.get("unset", [])
     if bool(to_set) == bool(to_unset):
         raise InvalidError("body: give either 'set' or 'unset'", "Send two requests for both.")
@@ -74,12 +74,12 @@ def change_metadata(call: Call) -> object:
 
 def environment(call: Call) -> object:
     backend = call.backend
-    values = machines.environment(backend.store, backend.config, call.path["machine"])
+    values = machines.environment(call.store, backend.config, call.path["machine"])
     return {"environment": values}
 
 
 def host_files(call: Call) -> object:
-    store, config, machine = call.backend.store, call.backend.config, call.path["machine"]
+    store, config, machine = call.store, call.backend.config, call.path["machine"]
     return {
         "hosts": machines.hosts_file(store, config, machine),
         "resolv_conf": machines.resolv_conf(store, config, machine),
@@ -87,7 +87,7 @@ def host_files(call: Call) -> object:
 
 
 def _view(call: Call, record: Machine) -> object:
-    return views.machine(record, views.Lookup(call.backend.store))
+    return views.machine(record, views.Lookup(call.store))
 
 
 def _action(verb: str, summary: str, handler: Handler) -> Route:

@@ -11,7 +11,7 @@ from flyebpf.ops import apps, networks, orgs
 
 
 def list_all(call: Call) -> object:
-    store = call.backend.store
+    store = call.store
     names: dict[str, views.Json] = {
         org.name: {"name": org.name, "networks": [], "apps": []} for org in orgs.list_all(store)
     }
@@ -25,15 +25,15 @@ def list_all(call: Call) -> object:
 
 
 def create(call: Call) -> object:
-    return _view(call, orgs.create(call.backend.store, call.body["name"]).name)
+    return _view(call, orgs.create(call.store, call.body["name"]).name)
 
 
 def get(call: Call) -> object:
-    return _view(call, orgs.get(call.backend.store, call.path["org"]).name)
+    return _view(call, orgs.get(call.store, call.path["org"]).name)
 
 
 def _view(call: Call, org: str) -> object:
-    store = call.backend.store
+    store = call.store
     return {
         "name": org,
         "networks": [network.name for network in networks.list_all(store, org)],
@@ -42,7 +42,7 @@ def _view(call: Call, org: str) -> object:
 
 
 def list_networks(call: Call) -> object:
-    store, org = call.backend.store, call.query.get("org")
+    store, org = call.store, call.query.get("org")
     if org is not None:
         orgs.get(store, org)
     return page([views.network(network) for network in networks.list_all(store, org)])

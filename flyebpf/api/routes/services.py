@@ -13,7 +13,7 @@ from flyebpf.plan.services import exposures
 
 
 def list_all(call: Call) -> object:
-    store, app = call.backend.store, call.query.get("app")
+    store, app = call.store, call.query.get("app")
     names = [apps.get(store, app).name] if app is not None else _names(apps.list_all(store))
     lookup = views.Lookup(store)
     counters = {counter.service: counter for counter in call.backend.services()}

@@ -18,7 +18,7 @@ ORG = {"org": string("Only this organization's.")}
 
 
 def list_all(call: Call) -> object:
-    store = call.backend.store
+    store = call.store
     lookup = views.Lookup(store)
     found = wireguard.list_all(store, call.query.get("org"))
     return page([views.wireguard_peer(peer, lookup) for peer in found])
@@ -27,7 +27,7 @@ def list_all(call: Call) -> object:
 def create(call: Call) -> object:
     backend, body = call.backend, call.body
     made = wireguard.create(
-        backend.store,
+        call.store,
         backend.config,
         body["name"],
         body["org"],
@@ -35,24 +35,24 @@ def create(call: Call) -> object:
         host=body.get("gateway"),
         public_key=body.get("public_key"),
     )
-    peer = views.wireguard_peer(made.peer, views.Lookup(backend.store))
+    peer = views.wireguard_peer(made.peer, views.Lookup(call.store))
     return {"peer": peer, "config": made.config}
 
 
 def get(call: Call) -> object:
-    store = call.backend.store
+    store = call.store
     peer = wireguard.get(store, call.path["org"], call.path["peer"])
     return views.wireguard_peer(peer, views.Lookup(store))
 
 
 def remove(call: Call) -> object:
-    store = call.backend.store
+    store = call.store
     peer = wireguard.remove(store, call.path["org"], call.path["peer"])
     return views.wireguard_peer(peer, views.Lookup(store))
 
 
 def status(call: Call) -> object:
-    store, known = call.backend.store, call.backend.peers()
+    store, known = call.store, call.backend.peers()
     lookup = views.Lookup(store)
     here = call.backend.config.host
     return page(
