@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -101,15 +102,15 @@ class Resolver:
 
 @asynccontextmanager
 async def running(
-    behave: Behave, *, address: str = "127.0.0.1", delay: float = 0.0
+    behave: Behave, *, address: str = "127.0.0.1", delay: float = 0.0, port: int = 0
 ) -> AsyncIterator[Resolver]:
-    """A resolver on a free port of a loopback address, UDP and TCP."""
+    """A resolver on a port of a loopback address, UDP and TCP; 0: a free one."""
     resolver = Resolver(address, behave, delay)
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     while True:
         resolver.udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        resolver.udp.bind((address, 0))
+        resolver.udp.bind((address, port))
         try:
             server = await asyncio.start_server(
                 resolver.serve, address, resolver.udp.getsockname()[1]
@@ -133,3 +134,28 @@ def addresses(question: Question) -> Answers:
 
 def silent(question: Question) -> Answers:
     return None
+
+
+async def main(address: str, port: int) -> None:
+    """A resolver as a process: A and AAAA for everything below ``example``."""
+
+    def behave(question: Question) -> Answers:
+        kind = question.message.question[0].rdtype
+        if not question.name.lower().endswith(".example."):
+            return question.answer(rcode=3)
+        if question.name.lower().startswith("long."):
+            text = " ".join(f'"{letter * 250}"' for letter in "abcdefgh")
+            if not question.tcp:
+                return question.answer(flags=dns.flags.TC)
+            return question.answer(f"{question.name} 60 IN TXT {text}")
+        records = {1: "A 192.0.2.7", 28: "AAAA 2001:db8::7"}
+        return question.answer(
+            *([f"{question.name} 60 IN {records[kind]}"] if kind in records else [])
+        )
+
+    async with running(behave, address=address, port=port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -70,14 +70,15 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 class Upstream:
-    """A resolver and its health. ``srtt``: smoothed seconds to an answer."""
+    """A resolver and its health. ``srtt``: smoothed seconds to an answer;
+    ``failures``: in a row, until now."""
 
     def __init__(self, address: str, metrics: Metrics) -> None:
         self.address = parse_address(address)
         self.srtt = 0.1
         self._family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
         self._metrics = metrics
-        self._failures = 0
+        self.failures = 0
         self._down_until = 0.0
 
     def __str__(self) -> str:
@@ -97,12 +98,12 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         if seconds is not None:
             self.srtt += (seconds - self.srtt) / 4
-            self._failures, self._down_until = 0, 0.0
+            self.failures, self._down_until = 0, 0.0
             return
         self.srtt = min(self.srtt * 2, _SRTT_MAX)
-        self._failures += 1
-        if self._failures >= _DOWN_AFTER:
-            pause = min(2.0 ** (self._failures - _DOWN_AFTER), _DOWN_LONGEST)
+        self.failures += 1
+        if self.failures >= _DOWN_AFTER:
+            pause = min(2.0 ** (self.failures - _DOWN_AFTER), _DOWN_LONGEST)
             self._down_until = now + pause
 
     async def ask(self, key: Key) -> dns.message.Message:
