@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flyebpf.config import DaemonConfig, PoolsConfig
+from flyebpf.config import DaemonConfig, MeshConfig, PoolsConfig
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
     Address,
@@ -35,6 +35,24 @@ CLUSTER = Cluster(seed=0xDEADBEEF)
 NETWORK = Network("acme", "default", 7)
 HERE = Host("h1", HOST_BIT | 1, "ams", "172.16.0.0/20")
 THERE = Host("h2", HOST_BIT | 2, "fra", "172.16.16.0/20")
+MESH = replace(CONFIG, mesh=MeshConfig(underlay="wireguard", endpoint="192.0.2.1"))
+"""Of host h1 in a cluster."""
+
+
+def host(number: int, /, region: str = "ams", **values: Any) -> Host:
+    """Host ``h<number>`` of a cluster, with a number, block, endpoint and key of
+    its own. Its block holds the addresses of :func:`machine` only for h1."""
+    made = Host(
+        name=f"h{number}",
+        number=HOST_BIT | number,
+        region=region,
+        block=f"172.{16 + number // 16}.{number % 16 * 16 - 16}.0/20",
+        underlay="wireguard",
+        endpoint=f"192.0.2.{number}",
+        port=51820,
+        keys={"0": f"key0-{number}"},
+    )
+    return replace(made, **values)
 
 
 def machine(number: int, /, app: str = "web", **values: Any) -> Machine:

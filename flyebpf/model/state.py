@@ -213,10 +213,10 @@ class State:
         return [self.wireguard_peers[ident] for ident in self._peers_by_host[host]]
 
     def peers_like(self, peer: WireguardPeer) -> list[WireguardPeer]:
-        """The other peers of its gateway that claim its key, and all that claim
-        its address: none, if all is well."""
+        """The other peers of its gateway that claim its key or its address: none,
+        if all is well."""
         found = set(self._peers_by_key[(peer.host, peer.public_key)])
-        found.update(self._peers_by_address[peer.address])
+        found.update(self._peers_by_address[(peer.host, peer.address)])
         found.discard(peer.ident)
         return [self.wireguard_peers[ident] for ident in sorted(found)]
 
@@ -271,7 +271,7 @@ class State:
                 return (
                     (self._peers_by_host, record.host),
                     (self._peers_by_key, (record.host, record.public_key)),
-                    (self._peers_by_address, record.address),
+                    (self._peers_by_address, (record.host, record.address)),
                 )
         return ()
 

@@ -38,8 +38,11 @@ class Planner:
 
     def all_owners(self, state: State) -> Set[Owner]:
         """Everybody who may have rows; apps with their machines, which is the
-        cheapest order to plan them in."""
-        return self._touched(state).everything().keys()
+        cheapest order to plan them in. Problems of others are forgotten."""
+        owners = self._touched(state).everything().keys()
+        for gone in self.problems.keys() - owners:
+            del self.problems[gone]
+        return owners
 
     def owners(self, update: Update, state: State) -> set[Owner]:
         """Whose rows ``update`` may have changed; ``state`` is as it is after it."""

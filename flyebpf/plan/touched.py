@@ -176,7 +176,7 @@ class Touched:
         if len(found) == 2 and replace(found[0], keys=found[1].keys) == found[1]:
             return self._keys(*found)
         if self._here in names:
-            return set(self.everything())
+            return {*self.everything(), ("mesh", name)}
         owners: set[Owner] = set()
         for other in names if self._has_mesh else ():
             owners.add(("mesh", other))

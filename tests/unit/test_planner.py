@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flyebpf.config import DaemonConfig
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
     AddressKind,
@@ -21,12 +22,26 @@ from flyebpf.model.records import (
     MachineState,
     Network,
     Presence,
+    WireguardPeer,
 )
 from flyebpf.model.rows import Row
+from flyebpf.model.sixpn import HOST_BIT, peer_prefix
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Owner, Planner
 from flyebpf.store.base import Change, Entry
-from tests.records import CLUSTER, CONFIG, address, delete, deployment, machine, put, service, web
+from tests.records import (
+    CLUSTER,
+    CONFIG,
+    MESH,
+    address,
+    delete,
+    deployment,
+    host,
+    machine,
+    put,
+    service,
+    web,
+)
 
 APPS = ("web", "db")
 GROUPS = ("app", "worker")
@@ -35,7 +50,8 @@ machines = st.builds(
     machine,
     st.integers(1, 4),
     app=st.sampled_from(APPS),
-    host=st.sampled_from(("h1", "h1", "h2")),
+    host=st.sampled_from(("h1", "h1", "h2", "h3")),
+    number=st.sampled_from((3, 101, 102, 103, 104)),
     interface=st.sampled_from(("tap1", "tap2", "tap3", "eth0")),
     private_ip=st.sampled_from(IPS),
     services_ip=st.sampled_from(IPS),
@@ -63,9 +79,51 @@ deployments = st.builds(
     app=st.sampled_from(APPS),
     processes=st.sampled_from((("app",), GROUPS)),
 )
-apps = st.builds(App, st.sampled_from(APPS), st.just("acme"))
-clusters = st.builds(Cluster, st.integers(1, 2), st.integers(1, 2))
-records = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters)
+apps = st.builds(App, st.sampled_from(APPS), st.just("acme"), st.sampled_from(("default", "other")))
+generations = st.integers(0, 2)
+clusters = st.builds(
+    Cluster,
+    st.integers(1, 2),
+    st.integers(1, 2),
+    mesh_generation=generations,
+    next_generation=generations,
+)
+regions = st.sampled_from(("ams", "fra", "lhr"))
+names = st.sampled_from(("h1", "h2", "h3"))
+hosts = st.builds(
+    lambda name, like, **values: replace(host(like), name=name, **values),
+    names,
+    st.integers(1, 3),
+    region=regions,
+    underlay=st.sampled_from(("none", "wireguard", "wireguard", "plain")),
+    endpoint=st.sampled_from(("", "192.0.2.1", "192.0.2.2", "2001:db8::3")),
+    block=st.sampled_from(("172.16.0.0/20", "172.16.16.0/20", "172.17.0.0/16", "10.0.0.0/8")),
+    keys=st.dictionaries(st.sampled_from(("0", "1", "2", "peers")), st.just("key")),
+    drained=st.booleans(),
+)
+presences = st.builds(Presence, names)
+latencies = st.builds(
+    Latency, names, regions, st.dictionaries(regions, st.sampled_from((5000, 8000, 9000)))
+)
+networks = st.builds(
+    Network, st.just("acme"), st.sampled_from(("default", "other")), st.sampled_from((0, 7, 8))
+)
+peers = st.builds(
+    WireguardPeer,
+    st.just("acme"),
+    st.sampled_from(("default", "other")),
+    st.sampled_from(("laptop", "phone")),
+    names,
+    st.sampled_from(("key1", "key2")),
+    st.sampled_from(
+        ("fdaa:0:7:8000:1:0:a:2/120", *(peer_prefix(7, HOST_BIT | 1, n) for n in (0, 1)))
+    ),
+    st.sampled_from(("2026-01-01", "2026-01-02")),
+)
+statuses = st.builds(HostStatus, names, st.sampled_from(("2026-01-01", "2026-01-02")))
+of_apps = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters, networks)
+of_hosts = st.one_of(hosts, hosts, presences, latencies, latencies, peers, statuses)
+records = st.one_of(of_apps, of_hosts)
 actions = st.tuples(records, st.sampled_from(("put", "put", "put", "delete", "spoil")))
 
 START = (
@@ -74,7 +132,11 @@ START = (
     *(deployment(service(80), app=name) for name in APPS),
     address("203.0.113.1", app="web"),
     address("203.0.113.2", app="db"),
-    *(machine(n, app=APPS[n % 2]) for n in range(1, 5)),
+    *(machine(n, app=APPS[n % 2], host=f"h{n % 3 + 1}") for n in range(1, 5)),
+    host(1),
+    host(2, "fra"),
+    host(3, "lhr"),
+    Network("acme", "default", 7),
 )
 """A state where everything is planned, so that each change matters."""
 
@@ -86,11 +148,22 @@ def full(planner: Planner, state: State) -> Rows:
     return {owner: rows for owner, rows in planned.items() if rows}
 
 
+CONFIGS = {
+    "alone": CONFIG,
+    "wireguard": MESH,
+    "plain": replace(MESH, mesh=replace(MESH.mesh, underlay="plain", interface="eth9")),
+    "told": replace(MESH, mesh=replace(MESH.mesh, latency=("ams lhr 6", "fra lhr 1"))),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 @settings(max_examples=200, deadline=None)
-@given(st.lists(actions, max_size=25))
-def test_any_changes_give_the_full_plan(changes: list[tuple[Any, str]]) -> None:
+@given(changes=st.lists(actions, max_size=25))
+def test_any_changes_give_the_full_plan(
+    config: DaemonConfig, changes: list[tuple[Any, str]]
+) -> None:
     todo = [(record, "put") for record in START] + changes
-    state, planner = State(), Planner(CONFIG)
+    state, planner = State(), Planner(config)
     rows: Rows = full(planner, state)
     stored: dict[tuple[str, str], Entry] = {}
     for revision, (record, action) in enumerate(todo, 1):
@@ -102,7 +175,7 @@ def test_any_changes_give_the_full_plan(changes: list[tuple[Any, str]]) -> None:
         update = state.apply(Change(revision, *key, body))
         for owner in planner.owners(update, state):
             rows[owner] = planner.rows(state, owner)
-    loaded, other = State.load(len(todo), stored.values()), Planner(CONFIG)
+    loaded, other = State.load(len(todo), stored.values()), Planner(config)
     assert {owner: found for owner, found in rows.items() if found} == full(other, loaded)
     assert planner.problems == other.problems
     assert state.quarantined == loaded.quarantined
