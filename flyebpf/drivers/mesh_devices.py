@@ -18,7 +18,7 @@ PLAIN = "plain"
 
 
 class MeshDevices:
-    """``rows``: of the devices, as applied."""
+    """``rows``: of the devices, as applied, or as found when asked for."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
@@ -68,6 +68,7 @@ class MeshDevices:
 
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, MeshRow)
+        self.rows.setdefault(row.interface, row)  # of an earlier daemon, in place
         key = "" if row.underlay == PLAIN else self._tools.keys.public(row.generation)
         guard = filter_name(ROLE, self._tools.programs[ROLE])
         return guard, True, row.mtu, key, row.port, frozenset(row.addresses), True

@@ -63,6 +63,7 @@ class UserPeers:
 
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, UserPeerRow)
+        self._rows.setdefault(row.public_key, row)  # of an earlier daemon, in place
         guard = filter_name(ROLE, self._tools.programs[ROLE])
         state = (guard, True, self._tools.keys.public(PEERS_KEY), self._port, True)
         return row.interface, frozenset((row.address,)), state
@@ -120,9 +121,10 @@ class UserPeers:
         self._rows.pop(key, None)
         in_use = {row.interface for row in self._rows.values()}
         for name in self._guarded() | self._named(key):
-            if name not in in_use:
+            have = self._devices.read(name).peers if self._devices.implementation(name) else {}
+            if name not in in_use and not have.keys() - {key}:
                 self._devices.delete(name)
-            elif key in self._devices.read(name).peers:
+            elif key in have:
                 self._devices.write(name, peers=[PeerChange(key, remove=True)])
 
     def _named(self, key: str) -> set[str]:

@@ -141,7 +141,7 @@ def test_the_next_daemon_adopts_the_process_and_its_sessions(pair: tuple[Host, H
     with inside(one.name):
         assert found == {"fly0": one.driver.fingerprint(one.mesh())}
     strangers = list(one.read(MeshPeerRow))
-    one.apply(one.mesh(), one.peer(two))
+    one.apply(one.peer(two))
     with inside(one.name):
         assert one.driver.apply(MeshPeerRow, [], strangers) == []
     assert one.in_place(one.peer(two))
@@ -323,6 +323,8 @@ def test_users_peers_have_a_device_while_there_is_one(pair: tuple[Host, Host]) -
     eventually(lambda: not one.in_place(laptop))
     one.apply(laptop, tablet)
     assert one.in_place(laptop)
+    assert one.in_place(tablet)
+    one.restart()
     assert one.in_place(tablet)
     one.delete(laptop)
     assert list(one.read(UserPeerRow)) == [tablet.public_key]
