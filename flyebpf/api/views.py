@@ -27,7 +27,7 @@ from flyebpf.ops.hosts import HostView
 from flyebpf.ops.rotation import Rotation
 from flyebpf.ops.wireguard import own_address
 from flyebpf.plan.services import Exposure
-from flyebpf.store.base import Store
+from flyebpf.store.base import Entry, Store
 
 Json = dict[str, Any]
 R = TypeVar("R", bound=AnyRecord)
@@ -40,30 +40,34 @@ class Lookup:
     not hide the rest. ``status`` reports it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *whole: type[AnyRecord]) -> None:
+        """``whole``: kinds that are read at once, for lists: asking for each
+        record would take as many answers of a store on other hosts."""
         self._store = store
-        self._known: dict[tuple[str, str], AnyRecord | None] = {}
+        self._whole = {cls.kind for cls in whole}
+        self._known: dict[tuple[str, str], AnyRecord | None] = {
+            (kind, entry.id): _decoded(entry) for kind in self._whole for entry in store.list(kind)
+        }
 
     def find(self, cls: type[R], id: str) -> R | None:
         key = (cls.kind, id)
-        if key not in self._known:
-            self._known[key] = self._read(*key)
-        record = self._known[key]
+        if key not in self._known and cls.kind not in self._whole:
+            entry = self._store.get(*key)
+            self._known[key] = None if entry is None else _decoded(entry)
+        record = self._known.get(key)
         return record if isinstance(record, cls) else None
-
-    def _read(self, kind: str, id: str) -> AnyRecord | None:
-        entry = self._store.get(kind, id)
-        if entry is None:
-            return None
-        try:
-            return codec.decode(kind, entry.body)
-        except FlyebpfError:
-            return None
 
     def network_of(self, app: str) -> Network | None:
         """The network that an app's machines are on."""
         found = self.find(App, app)
         return None if found is None else self.find(Network, f"{found.org}/{found.network}")
+
+
+def _decoded(entry: Entry) -> AnyRecord | None:
+    try:
+        return codec.decode(entry.kind, entry.body)
+    except FlyebpfError:
+        return None
 
 
 def network_fields(network: Network | None) -> Json:

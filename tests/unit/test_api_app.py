@@ -21,7 +21,8 @@ from flyebpf.api.backend import (
 from flyebpf.api.routes import ROUTES
 from flyebpf.model.records import Address, AddressKind, Host
 from flyebpf.ops.transact import Tx, transact
-from flyebpf.store.base import Put, Transaction
+from flyebpf.store.base import Entry, Put, Transaction
+from flyebpf.store.sqlite import SqliteStore
 from tests.api import FLY_TOML, Api, machine_body, make_cluster
 from tests.fakes_backend import serving
 from tests.stores import GATEWAY_KEY
@@ -67,6 +68,42 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     web.ok("DELETE", one)
     web.ok("DELETE", "/v1/apps/web")
     assert web.used == {route.name for route in ROUTES if not route.stream}
+
+
+class Counting(SqliteStore):
+    """Counts what each request asks of the store."""
+
+    asked = 0
+
+    def get(self, kind: str, id: str) -> Entry | None:
+        self.asked += 1
+        return super().get(kind, id)
+
+    def list(self, kind: str) -> list[Entry]:
+        self.asked += 1
+        return super().list(kind)
+
+
+def test_lists_ask_the_store_a_few_times(web: Api, tmp_path: Path) -> None:
+    """However long they are: an answer of etcd takes a millisecond or more."""
+    make_cluster(web)
+    for number in range(1, 31):
+        name = f"a{number}"
+        web.ok("POST", "/v1/apps", {"name": name, "org": "acme", "network": f"n{number}"})
+        web.ok("POST", f"/v1/apps/{name}/machines", machine_body(number))
+        web.ok("POST", f"/v1/apps/{name}/deployments", {"config": FLY_TOML})
+        peer = {"name": name, "org": "acme", "network": f"n{number}"}
+        web.ok("POST", "/v1/wireguard-peers", peer)
+    counting = Counting(tmp_path / "state.db", durable=False)
+    web.backend.store = counting
+    for what in (
+        "apps", "machines", "services", "addresses", "hosts", "networks", "orgs",
+        "wireguard-peers", "wireguard-peers/status",
+    ):  # fmt: skip
+        counting.asked = 0
+        web.ok("GET", f"/v1/{what}")
+        assert counting.asked <= 8, what
+    counting.close()
 
 
 def test_a_flycast_address_is_on_its_callers_network(web: Api) -> None:

@@ -7,12 +7,14 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import Address
+from flyebpf.model.records import Address, App, Network
 from flyebpf.ops import addresses
 
 
 def list_all(call: Call) -> object:
-    return _page(call, addresses.list_all(call.store, call.query.get("app")))
+    store, app = call.store, call.query.get("app")
+    found = addresses.list_all(store, app)
+    return _page(found, views.Lookup(store) if app else views.Lookup(store, App, Network))
 
 
 def allocate(call: Call) -> object:
@@ -23,11 +25,10 @@ def allocate(call: Call) -> object:
 
 def release(call: Call) -> object:
     released = addresses.release(call.store, call.path["app"], call.body["addresses"])
-    return _page(call, released)
+    return _page(released, views.Lookup(call.store))
 
 
-def _page(call: Call, records: list[Address]) -> object:
-    lookup = views.Lookup(call.store)
+def _page(records: list[Address], lookup: views.Lookup) -> object:
     return page([views.address(record, lookup) for record in records])
 
 

@@ -7,7 +7,7 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import Address, App, Deployment
+from flyebpf.model.records import Address, App, Deployment, Network
 from flyebpf.ops import addresses, apps, machines, orgs
 
 
@@ -15,7 +15,7 @@ def list_all(call: Call) -> object:
     store, org = call.store, call.query.get("org")
     if org is not None:
         orgs.get(store, org)
-    lookup = views.Lookup(store)
+    lookup = views.Lookup(store, Network, Deployment)
     of_machines = views.by_app(machines.list_all(store))
     of_addresses = views.by_app(addresses.list_all(store))
     return page(

@@ -8,7 +8,7 @@ from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.errors import InvalidError
-from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.records import App, Host, Machine, MachineState, Network
 from flyebpf.ops import machines, moves
 
 ONE = "/v1/machines/{machine}"
@@ -16,7 +16,7 @@ ONE = "/v1/machines/{machine}"
 
 def list_all(call: Call) -> object:
     store, app = call.store, call.query.get("app")
-    lookup = views.Lookup(store)
+    lookup = views.Lookup(store) if app else views.Lookup(store, App, Network, Host)
     return page([views.machine(record, lookup) for record in machines.list_all(store, app)])
 
 

@@ -7,7 +7,7 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import App, Deployment, Machine, MachineState
+from flyebpf.model.records import App, Deployment, Machine, MachineState, Network
 from flyebpf.ops import addresses, apps, machines
 from flyebpf.plan.services import exposures
 
@@ -15,7 +15,7 @@ from flyebpf.plan.services import exposures
 def list_all(call: Call) -> object:
     store, app = call.store, call.query.get("app")
     names = [apps.get(store, app).name] if app is not None else _names(apps.list_all(store))
-    lookup = views.Lookup(store)
+    lookup = views.Lookup(store) if app else views.Lookup(store, App, Network, Deployment)
     counters = {counter.service: counter for counter in call.backend.services()}
     of_machines = views.by_app(machines.list_all(store, app))
     of_addresses = views.by_app(addresses.list_all(store, app))

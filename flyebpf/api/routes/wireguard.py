@@ -10,6 +10,7 @@ from flyebpf.api.backend import PeerStatus
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
+from flyebpf.model.records import Network
 from flyebpf.ops import wireguard
 
 ALL = "/v1/wireguard-peers"
@@ -19,7 +20,7 @@ ORG = {"org": string("Only this organization's.")}
 
 def list_all(call: Call) -> object:
     store = call.store
-    lookup = views.Lookup(store)
+    lookup = views.Lookup(store, Network)
     found = wireguard.list_all(store, call.query.get("org"))
     return page([views.wireguard_peer(peer, lookup) for peer in found])
 
@@ -53,7 +54,7 @@ def remove(call: Call) -> object:
 
 def status(call: Call) -> object:
     store, known = call.store, call.backend.peers()
-    lookup = views.Lookup(store)
+    lookup = views.Lookup(store, Network)
     here = call.backend.config.host
     return page(
         [
