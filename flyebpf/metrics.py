@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from flyebpf import meshmetrics
 from flyebpf.api.backend import Backend, DaemonStatus
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
@@ -150,6 +151,8 @@ class Collector:
             problems.add_metric((severity,), count)
         yield problems
         yield from usage(status)
+        yield from meshmetrics.mesh(status.mesh)
+        yield from meshmetrics.users(self._backend.peers())
         yield GaugeMetricFamily(
             "flyebpf_store_revision", "Last revision of the store.", status.store_revision
         )

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "reconcile": {"model", "plan"},
     "bpf": {"model"},
     "drivers": {"model", "reconcile", "bpf", "wireguardkeys"},
-    "metrics": {"model", "api.backend"},
+    "metrics": {"model", "api.backend", "meshmetrics"},
+    "meshmetrics": {"api.backend"},
     "api": {"model", "store", "ops", "flytoml", "plan"},
     "join": {"model", "store", "ops", "configfile"},
     "cli": {"api.client", "flytoml", "configfile", "daemon", "join"},
@@ -57,7 +58,7 @@ HOMES = {
     "starlette": ["flyebpf.api.*"],
     "uvicorn": ["flyebpf.api.server"],
     "click": ["flyebpf.cli.*", "flyebpf.lab.*"],
-    "prometheus_client": ["flyebpf.metrics", "flyebpf.daemon", "flyebpf.daemon.*"],
+    "prometheus_client": ["flyebpf.*metrics", "flyebpf.daemon", "flyebpf.daemon.*"],
 }
 
 

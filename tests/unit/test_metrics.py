@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flyebpf.api.backend import DropCounter, Problem, ServiceCounters
+from flyebpf.api.backend import (
+    DropCounter,
+    MeshDevice,
+    MeshPeer,
+    MeshStatus,
+    PeerStatus,
+    Problem,
+    ServiceCounters,
+)
 from flyebpf.errors import UnavailableError
 from flyebpf.metrics import MAX_SCRAPES, MetricsServer
 from flyebpf.model.reasons import DropReason
@@ -38,6 +46,20 @@ class Measured(FakeBackend):
         }
 
 
+MESH = MeshStatus(
+    generation=3,
+    next_generation=4,
+    devices=[
+        MeshDevice("fly1", "wireguard-go", 3, 51821),
+        MeshDevice("fly0", "", 4, 51820),
+    ],
+    peers=[
+        MeshPeer("h2", "fly1", True, "192.0.2.2:51821", 12.5, 1000, 2000, 0.004),
+        MeshPeer("h3", "fly1", False, "192.0.2.3:51821", None, 0, 148, None),
+    ],
+)
+
+
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[Measured]:
     store = SqliteStore(tmp_path / "s.db", durable=False)
@@ -47,6 +69,8 @@ def backend(tmp_path: Path) -> Iterator[Measured]:
         pending=2,
         service_counters=[ServiceCounters("web/tcp/80", 5, 500, 4, 400, 2)],
         drop_counters=[DropCounter(DropReason.NO_SERVICE, 7, 420), DropCounter(60, 1, 60)],
+        mesh=MESH,
+        peer_status={"k1": PeerStatus(received=1, sent=2), "k2": PeerStatus(received=10, sent=20)},
     )
     store.close()
 
@@ -76,6 +100,17 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
     assert status == 200
     lines = text.splitlines()
     for expected in (
+        'flyebpf_mesh_key_generation{which="current"} 3.0',
+        'flyebpf_mesh_key_generation{which="next"} 4.0',
+        'flyebpf_mesh_device{implementation="wireguard-go",interface="fly1"} 1.0',
+        'flyebpf_mesh_device{implementation="none",interface="fly0"} 1.0',
+        'flyebpf_mesh_handshake_age_seconds{host="h2",interface="fly1"} 12.5',
+        'flyebpf_mesh_bytes_total{direction="in",host="h2",interface="fly1"} 1000.0',
+        'flyebpf_mesh_bytes_total{direction="out",host="h3",interface="fly1"} 148.0',
+        'flyebpf_mesh_rtt_seconds{host="h2"} 0.004',
+        "flyebpf_wireguard_peers 2.0",
+        'flyebpf_wireguard_bytes_total{direction="in"} 11.0',
+        'flyebpf_wireguard_bytes_total{direction="out"} 22.0',
         'flyebpf_service_packets_total{app="web",direction="in",service="tcp/80"} 5.0',
         'flyebpf_service_bytes_total{app="web",direction="out",service="tcp/80"} 400.0',
         'flyebpf_service_flows_total{app="web",service="tcp/80"} 2.0',
