@@ -20,6 +20,7 @@ packages=(
     linux-libc-dev   # headers for the BPF programs
     iproute2         # ip and tc
     nftables         # source NAT of the VMs
+    wireguard-go     # the mesh, where the kernel has no WireGuard
     ethtool          # offloads of the lab's links
     procps           # ps, pgrep
     ca-certificates  # pip over https
