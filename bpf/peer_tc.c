@@ -13,7 +13,7 @@
 #include "mesh_send.h"
 
 #define FLYCAST_FIELD 1	   /* host field of Flycast addresses */
-#define NAMESERVER 3	   /* fdaa:<network>::3 */
+#define NAMESERVER 3	   /* fdaa:<network>::3, also fdaa::3 */
 #define TCP_AND_IPV6 60	   /* bytes of headers that an MSS leaves out */
 
 /* fdaa:<network>:<this host>:0:a:XX00/120 */
@@ -29,12 +29,13 @@ inline __u32 peer_check(const struct mesh *m, __u32 network, const struct sixpn 
 {
 	if (!in_sixpn(&m->outer.dst))
 		return DROP_IPV6;
+	if ((!to->network || to->network == network) && !to->host &&
+	    !to->machine && to->suffix == NAMESERVER)
+		return DROP_VM_TO_HOST;
 	if (!to->network || is_host_number(to->network))
 		return DROP_SIXPN_ADDRESS;
 	if (to->network != network)
 		return DROP_SIXPN_NETWORK;
-	if (!to->host && !to->machine && to->suffix == NAMESERVER)
-		return DROP_VM_TO_HOST;
 	if (to->host == FLYCAST_FIELD)
 		return DROP_NEEDS_PROXY;
 	if (!is_host_number(to->host) || !to->machine)
