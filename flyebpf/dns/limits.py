@@ -13,13 +13,16 @@ _KEPT = 16_384
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """For each machine (or user's peer): ``rate`` of queries a second in the long
-    run and ``burst`` at once; ``connections`` by TCP; ``pipelined``: forwarded
-    queries of one connection under way; ``forwarded``: of all its transports.
+    run and ``burst`` at once; ``forward_rate`` and ``forward_burst`` of those that
+    a resolver has to be asked for, which cost twenty times as much; ``forwarded``:
+    of them under way, ``pipelined``: on one connection; ``connections`` by TCP.
     For all together: ``connections_total``, ``forwarded_total``. ``idle``: seconds
     that a TCP connection may say nothing, or take no answer."""
 
     rate: float = 1000.0
     burst: int = 2000
+    forward_rate: float = 200.0
+    forward_burst: int = 500
     connections: int = 32
     connections_total: int = 4096
     pipelined: int = 64

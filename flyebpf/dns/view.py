@@ -270,6 +270,13 @@ class View:
         found = self._flycast_by_app[prefix, app]
         return [socket.inet_pton(socket.AF_INET6, address) for address in found]
 
+    def flycast_of(self, number: int) -> dict[str, list[bytes]]:
+        """All Flycast addresses on a network, by app. Looks at those of every
+        network: for full passes only."""
+        prefix = b"\xfd\xaa" + number.to_bytes(4, "big")
+        apps = {app for address, app in self._flycast.items() if address[:6] == prefix}
+        return {app: self.flycast(number, app) for app in sorted(apps)}
+
     def flycast_at(self, address: bytes) -> str | None:
         """The app that has a Flycast address."""
         return self._flycast.get(address)

@@ -9,7 +9,7 @@ import pytest
 
 from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import App, Host
+from flyebpf.model.records import App, Host, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, orgs
 from flyebpf.ops.transact import every, find, transact
@@ -102,3 +102,16 @@ def test_an_endpoint_is_kept_in_one_form(store: SqliteStore) -> None:
     host = cluster.host_of(replace(config(), mesh=MeshConfig(endpoint="2001:DB8:0::7", port=7)))
     assert (host.endpoint, host.port) == ("2001:db8::7", 7)
     assert cluster.host_of(config()).port == 0  # nobody can reach it
+
+
+def test_two_machines_never_run_as_one_host(store: SqliteStore) -> None:
+    cluster.ensure(store, config(), "first")
+    transact(store, lambda tx: tx.put(Presence("h1")))
+    assert cluster.ensure(store, config(), "first")[1].identity == "first"  # a restart
+    before = store.revision()
+    with pytest.raises(ConflictError, match="another machine runs as host 'h1'"):
+        cluster.ensure(store, config(), "second")
+    assert store.revision() == before
+    transact(store, lambda tx: tx.delete(Presence, "h1"))  # the first one is gone
+    assert cluster.ensure(store, config(), "second")[1].identity == "second"
+    assert cluster.ensure(store, config())[1].identity == "second"
