@@ -21,6 +21,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon import logs, mesh_setup, notify, stores
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.identity import identity
 from flyebpf.daemon.lock import StateLock
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
 from flyebpf.daemon.mesh import MeshAgent
@@ -122,7 +123,9 @@ class Daemon:
             stack.callback(self._metrics.stop)
 
     def _register(self, config: DaemonConfig) -> Cluster:
-        records, host = cluster.ensure(self._store, config)
+        # A file of this host's own has no other machine in it.
+        own = identity(Path(config.state_dir)) if config.store == "etcd" else ""
+        records, host = cluster.ensure(self._store, config, own)
         publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
         return records
 

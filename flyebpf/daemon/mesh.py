@@ -86,7 +86,7 @@ class MeshAgent:
         if view is None:
             return TICK
         mesh_keys.step(self._store, self._config.mesh, self._keys, self._rotation, view)
-        if self._rotation.may_switch(view, time.monotonic()):
+        if self._rotation.may_switch(view):
             mesh_keys.switch(self._store, view.cluster.next_generation)
         self._state(view)
         return TICK

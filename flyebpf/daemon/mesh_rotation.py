@@ -16,8 +16,6 @@ from flyebpf.model.records import Cluster, Host, HostStatus
 from flyebpf.model.rows import MeshPeerRow, MeshRow
 
 WIREGUARD = "wireguard"
-GRACE = 60.0
-"""Seconds that hosts which are away, restarting perhaps, are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class Rotation:
     host: str
     _published: dict[int, int] = field(default_factory=dict)  # generation → revision
     _sending: dict[int, int] = field(default_factory=dict)
-    _ready_since: dict[int, float] = field(default_factory=dict)
 
     def wanted_keys(self, view: View) -> set[int]:
         """The generations that this host is to have published now.
@@ -79,34 +76,28 @@ class Rotation:
         return wanted
 
     def _all_send(self, view: View, generation: int) -> bool:
-        """Whether every host that is there sends with this generation: it has
-        applied a state in which that is the cluster's."""
+        """Whether every host that has a key of this generation sends with it: it
+        has applied a state in which that is the cluster's."""
         since = self._sending.setdefault(generation, view.revision)
-        return self.host in view.present and all(
+        having = [name for name, host in view.meshed.items() if generation in generations(host)]
+        return self.host in having and all(
             name in view.statuses and view.statuses[name].applied_revision >= since
-            for name in view.meshed
-            if name in view.present
+            for name in having
         )
 
-    def may_switch(self, view: View, now: float) -> bool:
-        """Whether all hosts can send with the next generation: those that are
-        there have published it and know each other by it; those that are away
-        have too, or have had their time. ``now``: seconds, monotonic."""
+    def may_switch(self, view: View) -> bool:
+        """Whether all hosts can send with the next generation: they have
+        published it, and know each other by it."""
         following = view.cluster.next_generation
-        if not view.rotating or not view.meshed:
+        hosts = view.meshed
+        if not view.rotating or not hosts:
             return False
-        lacking = {n for n, host in view.meshed.items() if following not in generations(host)}
-        here = view.meshed.keys() & view.present
-        if not here or lacking & here:
+        if any(following not in generations(host) for host in hosts.values()):
             self._published.pop(following, None)
-            self._ready_since.pop(following, None)
             return False
         since = self._published.setdefault(following, view.revision)
-        statuses = [view.statuses.get(name) for name in here]
-        if not all(s and is_ready(s, following, since) for s in statuses):
-            return False
-        ready = self._ready_since.setdefault(following, now)
-        return not view.meshed.keys() - view.present or now - ready >= GRACE
+        statuses = [view.statuses.get(name) for name in hosts]
+        return all(status and is_ready(status, following, since) for status in statuses)
 
 
 def is_ready(status: HostStatus, generation: int, since: int) -> bool:
