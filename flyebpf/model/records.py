@@ -305,6 +305,8 @@ class Host:
     ``PEERS_KEY``, that of the device for users' peers, which listens on ``port``
     plus ``PEERS_PORT`` and whose key is never rotated, as it is in users' files.
     ``drained``: its machines get no new flows and are left out of answers.
+    ``identity``: random, of the machine that is this host, so that another one
+    that was given the same name is told apart; "" until its daemon has started.
     """
 
     kind: ClassVar[str] = "host"
@@ -317,6 +319,7 @@ class Host:
     port: int = 0
     keys: dict[str, str] = field(default_factory=dict)
     drained: bool = False
+    identity: str = ""
 
     @property
     def ident(self) -> str:

@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
 from flyebpf.model import names
-from flyebpf.model.records import Cluster, Host, Machine
+from flyebpf.model.records import Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.base import Store
@@ -18,15 +18,17 @@ from flyebpf.store.base import Store
 _IDENT = "cluster"
 
 
-def ensure(store: Store, config: DaemonConfig) -> tuple[Cluster, Host]:
+def ensure(store: Store, config: DaemonConfig, identity: str = "") -> tuple[Cluster, Host]:
     """Create or update the cluster's and this host's records; nothing is
     written when they are right.
 
     Raises ConflictError when the host's private block overlaps another host's,
     or leaves out addresses that machines of this host have, or when its endpoint
-    is another host's.
+    is another host's. ``identity``: of the machine that this runs on; also
+    ConflictError when another one runs under the same name.
     """
-    return transact(store, lambda tx: register(tx, host_of(config)))
+    wanted = replace(host_of(config), identity=identity)
+    return transact(store, lambda tx: register(tx, wanted))
 
 
 def host_of(config: DaemonConfig) -> Host:
@@ -55,8 +57,14 @@ def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
         number, cluster = _next_host(cluster)
         host = replace(wanted, number=number)
     else:
-        keys = wanted.keys or have.keys
-        host = replace(wanted, number=have.number, keys=keys, drained=have.drained)
+        _check_identity(tx.store, have, wanted)
+        host = replace(
+            wanted,
+            number=have.number,
+            keys=wanted.keys or have.keys,
+            drained=have.drained,
+            identity=wanted.identity or have.identity,
+        )
     if host != have:
         _check_block(tx.store, host)
         _check_endpoint(tx.store, host)
@@ -92,6 +100,18 @@ def _next_host(cluster: Cluster) -> tuple[int, Cluster]:
         )
     number = HOST_BIT | cluster.next_host
     return number, replace(cluster, next_host=cluster.next_host + 1)
+
+
+def _check_identity(store: Store, have: Host, wanted: Host) -> None:
+    if not (have.identity and wanted.identity) or have.identity == wanted.identity:
+        return
+    if store.get(Presence.kind, have.name) is not None:
+        raise ConflictError(
+            f"another machine runs as host {have.name!r}"
+            f"{f', at {have.endpoint}' if have.endpoint else ''}",
+            "give this one a name of its own in its configuration; if the other one is gone, "
+            "try again in a few seconds",
+        )
 
 
 def _check_block(store: Store, host: Host) -> None:
