@@ -198,9 +198,29 @@ class Cluster(Rig):
     def sixpn(self, name: str) -> str:
         return self.vm(name).sixpn
 
-    def received(self, host: str) -> int:
-        """Bytes that the router got from the host's uplink."""
-        return int(self.run("router", "cat", f"/sys/class/net/{host}/statistics/rx_bytes").stdout)
+    @contextmanager
+    def counting(self, address: str) -> Iterator[dict[str, int]]:
+        """Bytes for an address that the router gets from each host inside the
+        block; the dictionary is filled when it has been left."""
+        rules = "".join(
+            f'add rule ip count forward iifname "{host}" ip daddr {address} counter\n'
+            for host in self.hosts
+        )
+        hook = "{ type filter hook forward priority 0; }"
+        table = f"add table ip count\nadd chain ip count forward {hook}\n{rules}"
+        self.run("router", "nft", table)
+        found: dict[str, int] = {}
+        try:
+            yield found
+            listed = json.loads(
+                self.run("router", "nft", "-j", "list", "table", "ip", "count").stdout
+            )
+            for item in listed["nftables"]:
+                if "rule" in item:
+                    host, _, counter = item["rule"]["expr"]
+                    found[host["match"]["right"]] = counter["counter"]["bytes"]
+        finally:
+            self.run("router", "nft", "delete", "table", "ip", "count")
 
     def script(self, name: str, given: Any = None, *arguments: object, timeout: float = 150) -> Any:
         """A program of ``tools/`` that enters namespaces by itself; its JSON answer."""

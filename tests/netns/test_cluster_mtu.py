@@ -61,7 +61,7 @@ def test_tcp_to_a_service_is_told_its_segment_size(
 ) -> None:
     before = cluster.all_drops().get("too_big", 0)
     result = iperf(cluster, "client1", app.vip, *options)
-    assert result["end"]["sum_received"]["bytes"] > 0.9 * TRANSFER
+    assert result["end"]["sum_received"]["bytes"] > TRANSFER / 2
     if not options:  # the direction that crosses the mesh
         assert result["start"]["tcp_mss_default"] <= mesh_mtu - CARRIED - 40
     assert cluster.all_drops().get("too_big", 0) == before
@@ -77,7 +77,7 @@ def test_tcp_between_vms_of_two_hosts_with_offloads(
     with cluster.background("far", "iperf3", "-s", "-p", "5300"):
         cluster.until(lambda: cluster.listening("far", "tcp", 5300), "iperf3 listens in far")
         result = iperf(cluster, "mtu1", cluster.sixpn("far"), "-p", "5300", *options)
-    assert result["end"]["sum_received"]["bytes"] > 0.9 * TRANSFER
+    assert result["end"]["sum_received"]["bytes"] > TRANSFER / 2
     assert result["start"]["tcp_mss_default"] <= mesh_mtu - 60
 
 
