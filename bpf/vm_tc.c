@@ -105,20 +105,16 @@ inline int vm_ipv4(struct vm *vm)
 	return verdict == VM_TOO_BIG ? vm_too_big(vm) : verdict;
 }
 
-int vm_tc(struct __sk_buff *skb)
+inline int vm_other(struct __sk_buff *skb, struct settings *settings,
+		    struct slot *slot, __u32 slot_index)
 {
-	struct vm vm = { .skb = skb };
-	__u32 ifindex = skb->ifindex;
-	__u32 *index;
+	struct vm vm = {
+		.skb = skb,
+		.settings = settings,
+		.slot = slot,
+		.slot_index = slot_index,
+	};
 
-	vm.settings = get_settings();
-	index = vm.settings ? vm_slot_of(vm.settings, ifindex) : 0;
-	vm.slot = index ? get_slot(*index) : 0;
-	if (!vm.slot || vm.slot->ifindex != ifindex)
-		return vm_drop(&vm, DROP_UNKNOWN_VM);
-	vm.slot_index = *index;
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return vm6(&vm);
 	if (bpf_skb_load_bytes(skb, 0, &vm.h.eth, sizeof(vm.h.eth)))
 		return vm_drop(&vm, DROP_TRUNCATED);
 	if (!mac_equal(vm.h.eth.h_source, vm.slot->mac))
@@ -130,4 +126,18 @@ int vm_tc(struct __sk_buff *skb)
 	if (vm.h.eth.h_proto == bpf_htons(ETH_P_ARP))
 		return vm_arp(&vm);
 	return vm_drop(&vm, DROP_ETHERTYPE);
+}
+
+int vm_tc(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct settings *settings = get_settings();
+	__u32 *index = settings ? vm_slot_of(settings, ifindex) : 0;
+	struct slot *slot = index ? get_slot(*index) : 0;
+
+	if (!slot || slot->ifindex != ifindex)
+		return tc_drop(skb, DROP_UNKNOWN_VM);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return vm6(skb, settings, slot);
+	return vm_other(skb, settings, slot, *index);
 }

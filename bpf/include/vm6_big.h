@@ -14,18 +14,18 @@
 #define DIFF_MAX 512 /* what bpf_csum_diff takes at once, on Linux 6.1 */
 
 /* Of a packet; of a train, of each segment. */
-inline __u32 vm6_wire_length(const struct vm *vm, const struct vm6 *p)
+inline __u32 vm6_wire_length(const struct vm6 *p)
 {
 	__u32 header = sizeof(struct udphdr);
 	__u8 doff;
 
 	/* What follows the packet in its frame would be sent as well. */
-	if (!vm_is_train(vm))
-		return vm->skb->len - IP6_AT;
+	if (!p->skb->gso_size)
+		return p->skb->len - IP6_AT;
 	if (p->upper.proto == IPPROTO_TCP &&
-	    !bpf_skb_load_bytes(vm->skb, p->upper.at + 12, &doff, sizeof(doff)))
+	    !bpf_skb_load_bytes(p->skb, p->upper.at + 12, &doff, sizeof(doff)))
 		header = (doff >> 4) * 4;
-	return p->upper.at - IP6_AT + header + vm->skb->gso_size;
+	return p->upper.at - IP6_AT + header + p->skb->gso_size;
 }
 
 inline __u64 big_sum(const void *data, __u32 size, __u64 sum)
@@ -57,16 +57,16 @@ inline bool quote_sum(const struct vm6 *p, const void *quote, const void *end,
 }
 
 /* Errors are not answered (RFC 4443, 2.4 e), nor is what could not be quoted. */
-inline bool big_may_answer(const struct vm *vm, const struct vm6 *p)
+inline bool big_may_answer(const struct vm6 *p)
 {
-	return vm->skb->len >= IP6_AT + BIG_QUOTE &&
+	return p->skb->len >= IP6_AT + BIG_QUOTE &&
 	       !(vm6_is_icmp(p) && p->type < ICMP6_ECHO) &&
 	       (!p->partial || p->upper.proto == IPPROTO_TCP ||
 		p->upper.proto == IPPROTO_UDP);
 }
 
 /* Ethernet, IPv6 and ICMPv6 before the quote. */
-inline void big_headers(const struct vm *vm, struct ip6 *ip,
+inline void big_headers(const struct vm6 *p, struct ip6 *ip,
 			const struct addr *asker, __u64 sum)
 {
 	struct icmp6 *icmp = (void *)(ip + 1);
@@ -78,26 +78,26 @@ inline void big_headers(const struct vm *vm, struct ip6 *ip,
 	ip->next = NEXT_ICMP6;
 	ip->hop_limit = BIG_HOP_LIMIT;
 	ip->dst = *asker;
-	vm6_turn(vm, ip);
+	vm6_turn(p, ip);
 	icmp->type = ICMP6_TOO_BIG;
 	icmp->code = 0;
-	icmp->rest = bpf_htonl(vm->settings->mesh_mtu);
+	icmp->rest = bpf_htonl(p->settings->mesh_mtu);
 	sum += vm6_pseudo(ip, sizeof(*icmp) + BIG_QUOTE);
 	icmp->checksum = csum_fold(sum + bpf_htons(ICMP6_TOO_BIG << 8) +
 				   (__u64)icmp->rest);
 }
 
 /* Always ends the packet: counted as DROP_TOO_BIG whether or not it is answered. */
-inline int vm6_too_big(struct vm *vm, const struct vm6 *p)
+inline int vm6_too_big(const struct vm6 *p)
 {
-	struct __sk_buff *skb = vm->skb;
+	struct __sk_buff *skb = p->skb;
 	struct addr asker = p->ip->src;
 	__be16 in_place = 0;
 	struct ip6 *ip;
 	__u64 sum;
 
 	count_drop(DROP_TOO_BIG, skb->len);
-	if (!big_may_answer(vm, p) || !icmp_may_send())
+	if (!big_may_answer(p) || !icmp_may_send())
 		return TC_ACT_SHOT;
 	if (bpf_skb_load_bytes(skb,
 			       p->upper.at +
@@ -111,7 +111,7 @@ inline int vm6_too_big(struct vm *vm, const struct vm6 *p)
 	if (!ip || !quote_sum(p, (void *)ip + BIG_HEADERS,
 			      (void *)(long)skb->data_end, in_place, &sum))
 		return TC_ACT_SHOT;
-	big_headers(vm, ip, &asker, sum);
+	big_headers(p, ip, &asker, sum);
 	count(COUNT_TOO_BIG);
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -7,6 +7,7 @@
 #define FLYEBPF_VM6_ND_H
 
 #include "vm6_packet.h"
+#include "vm_arp.h"
 
 #define ND_OPTIONS_MAX 3 /* link-layer address, nonce, and one more */
 #define ND_SOURCE_MAC 1
@@ -35,7 +36,7 @@ struct nd {
 /* Whatever it says of link-layer addresses is the machine's own. Takes as many
  * units of 8 bytes as the message has room for; what is not there is zero.
  * Returns a drop reason or 0. */
-inline __u32 nd_check_options(const struct vm *vm, const struct nd_option *option,
+inline __u32 nd_check_options(const struct vm6 *p, const struct nd_option *option,
 			      __u32 units)
 {
 	__u32 inside = 0; /* units of an option that still follow its first */
@@ -53,7 +54,7 @@ inline __u32 nd_check_options(const struct vm *vm, const struct nd_option *optio
 		inside = option[i].length - 1;
 		if ((option[i].type == ND_SOURCE_MAC ||
 		     option[i].type == ND_TARGET_MAC) &&
-		    (inside || !mac_equal(option[i].mac, vm->slot->mac)))
+		    (inside || !mac_equal(option[i].mac, p->slot->mac)))
 			return DROP_SPOOFED_ND;
 	}
 	return DROP_NONE;
@@ -61,7 +62,7 @@ inline __u32 nd_check_options(const struct vm *vm, const struct nd_option *optio
 
 /* The message, whole and sound (RFC 4861, 6.1 and 7.1). Returns a drop reason
  * or 0. */
-inline __u32 nd_load(const struct vm *vm, const struct vm6 *p, struct nd *nd)
+inline __u32 nd_load(const struct vm6 *p, struct nd *nd)
 {
 	/* 64 bits: of a copy the verifier would not know the bounds */
 	__u64 length = p->upper.end - p->upper.at;
@@ -72,15 +73,15 @@ inline __u32 nd_load(const struct vm *vm, const struct vm6 *p, struct nd *nd)
 	if (length < fixed || length > fixed + sizeof(nd->option) || length % 8 ||
 	    p->code || p->ip->hop_limit != ND_HOP_LIMIT)
 		return DROP_BAD_L4_HEADER;
-	if (length > sizeof(*nd) || bpf_skb_load_bytes(vm->skb, p->upper.at, nd, length))
+	if (length > sizeof(*nd) || bpf_skb_load_bytes(p->skb, p->upper.at, nd, length))
 		return DROP_TRUNCATED;
 	sum = (__u32)bpf_csum_diff(0, 0, (void *)nd, sizeof(*nd), 0);
 	if (csum_fold(sum + vm6_pseudo(p->ip, length)))
 		return DROP_BAD_L4_HEADER;
 	if (p->type == ICMP6_ROUTER_SOLICIT)
-		return nd_check_options(vm, (void *)&nd->target,
+		return nd_check_options(p, (void *)&nd->target,
 					(length - fixed) / 8);
-	return nd_check_options(vm, nd->option, (length - fixed) / 8);
+	return nd_check_options(p, nd->option, (length - fixed) / 8);
 }
 
 /* ff02::1:ffXX:XXXX, the last three bytes those of the address (RFC 4291). */
@@ -92,27 +93,27 @@ inline bool nd_is_group_of(const struct addr *group, const struct addr *target)
 }
 
 /* The frame becomes the answer. */
-inline int nd_answer(struct vm *vm, const struct nd *nd)
+inline int nd_answer(const struct vm6 *p, const struct nd *nd)
 {
-	struct __sk_buff *skb = vm->skb;
+	struct __sk_buff *skb = p->skb;
 	struct addr asker;
 	struct nd *out;
 	struct ip6 *ip;
 
 	if (bpf_skb_change_tail(skb, IP6_END + ND_ANSWER, 0) ||
 	    bpf_skb_pull_data(skb, IP6_END + ND_ANSWER))
-		return vm_drop(vm, DROP_REWRITE);
+		return tc_drop(p->skb, DROP_REWRITE);
 	ip = ip6_header(skb);
 	if (!ip)
-		return vm_drop(vm, DROP_REWRITE);
+		return tc_drop(p->skb, DROP_REWRITE);
 	out = (void *)(ip + 1);
 	if ((void *)out + ND_ANSWER > (void *)(long)skb->data_end)
-		return vm_drop(vm, DROP_REWRITE);
+		return tc_drop(p->skb, DROP_REWRITE);
 	asker = ip->src;
 	ip->version = bpf_htonl(6U << 28);
 	ip->length = bpf_htons(ND_ANSWER);
 	ip->dst = asker;
-	vm6_turn(vm, ip);
+	vm6_turn(p, ip);
 	out->icmp.type = ICMP6_ADVERT;
 	out->icmp.code = 0;
 	out->icmp.checksum = 0;
@@ -120,7 +121,7 @@ inline int nd_answer(struct vm *vm, const struct nd *nd)
 	out->target = nd->target;
 	out->option[0].type = ND_TARGET_MAC;
 	out->option[0].length = 1;
-	__builtin_memcpy(out->option[0].mac, vm->slot->host_mac, ETH_ALEN);
+	__builtin_memcpy(out->option[0].mac, p->slot->host_mac, ETH_ALEN);
 	out->icmp.checksum = csum_fold(
 		vm6_pseudo(ip, ND_ANSWER) +
 		(__u32)bpf_csum_diff(0, 0, (void *)out, ND_ANSWER, 0));
@@ -134,41 +135,41 @@ inline int nd_end(void)
 	return TC_ACT_SHOT;
 }
 
-inline int nd_solicit(struct vm *vm, const struct vm6 *p, const struct nd *nd)
+inline int nd_solicit(const struct vm6 *p, const struct nd *nd)
 {
 	const struct addr *target = &nd->target;
 	const struct addr *dst = &p->ip->dst;
 
 	if (ip6_is_multicast(target) || ip6_is_zero(target))
-		return vm_drop(vm, DROP_BAD_L4_HEADER);
+		return tc_drop(p->skb, DROP_BAD_L4_HEADER);
 	if (!nd_is_group_of(dst, target) &&
 	    (!addr_equal(dst, target) || p->from == FROM_NOBODY))
-		return vm_drop(vm, DROP_SPOOFED_ND);
+		return tc_drop(p->skb, DROP_SPOOFED_ND);
 	/* It only wants to know that nobody has its address (RFC 4862). */
-	if (p->from == FROM_NOBODY || sixpn_is_of(target, vm->slot))
+	if (p->from == FROM_NOBODY || sixpn_is_of(target, p->slot))
 		return nd_end();
 	if (ip6_is_link_local(target) && !ip6_is_gateway(target))
-		return vm_drop(vm, DROP_LINK_LOCAL);
+		return tc_drop(p->skb, DROP_LINK_LOCAL);
 	count(COUNT_ND);
-	return nd_answer(vm, nd);
+	return nd_answer(p, nd);
 }
 
-inline int vm6_nd(struct vm *vm, const struct vm6 *p)
+inline int vm6_nd(const struct vm6 *p)
 {
 	struct nd nd = {};
 	__u32 reason;
 
 	if (p->upper.extended || p->type == ICMP6_ROUTER_ADVERT ||
 	    p->type == ICMP6_REDIRECT)
-		return vm_drop(vm, DROP_ND_TYPE);
-	reason = nd_load(vm, p, &nd);
+		return tc_drop(p->skb, DROP_ND_TYPE);
+	reason = nd_load(p, &nd);
 	if (reason)
-		return vm_drop(vm, reason);
+		return tc_drop(p->skb, reason);
 	if (p->type == ICMP6_SOLICIT)
-		return nd_solicit(vm, p, &nd);
-	if (p->type == ICMP6_ADVERT && !sixpn_is_of(&nd.target, vm->slot) &&
+		return nd_solicit(p, &nd);
+	if (p->type == ICMP6_ADVERT && !sixpn_is_of(&nd.target, p->slot) &&
 	    (!ip6_is_link_local(&nd.target) || ip6_is_gateway(&nd.target)))
-		return vm_drop(vm, DROP_SPOOFED_ND);
+		return tc_drop(p->skb, DROP_SPOOFED_ND);
 	return nd_end();
 }
 

@@ -4,15 +4,20 @@
 #ifndef FLYEBPF_VM6_PACKET_H
 #define FLYEBPF_VM6_PACKET_H
 
+#include "csum.h"
 #include "ip6.h"
+#include "packet.h"
 #include "sixpn.h"
-#include "vm_packet.h"
+#include "tc.h"
 
 #define FROM_OWN 0    /* the machine's own /112 */
 #define FROM_LINK 1   /* fe80::/64: as the machine's kernel makes them up */
 #define FROM_NOBODY 2 /* ::, before the machine has an address (RFC 4861) */
 
 struct vm6 {
+	struct __sk_buff *skb;
+	const struct settings *settings;
+	const struct slot *slot; /* the sender's */
 	struct ip6 *ip; /* in the frame: until that is changed */
 	struct upper upper;
 	__u8 from; /* FROM_* */
@@ -36,11 +41,11 @@ inline void mac_set(void *mac, const void *from)
 	*(__u16 *)(mac + 4) = *(__u16 *)(from + 4);
 }
 
-inline __u32 vm6_source(const struct vm *vm, struct vm6 *p)
+inline __u32 vm6_source(struct vm6 *p)
 {
 	const struct addr *src = &p->ip->src;
 
-	if (sixpn_is_of(src, vm->slot)) {
+	if (sixpn_is_of(src, p->slot)) {
 		p->from = FROM_OWN;
 		return DROP_NONE;
 	}
@@ -56,20 +61,20 @@ inline __u32 vm6_source(const struct vm *vm, struct vm6 *p)
 }
 
 /* The first bytes of the upper layer, most often by direct access. */
-inline bool vm6_peek(const struct vm *vm, const struct vm6 *p, void *to, __u32 size)
+inline bool vm6_peek(const struct vm6 *p, void *to, __u32 size)
 {
-	void *data = (void *)(long)vm->skb->data;
+	void *data = (void *)(long)p->skb->data;
 
 	if (p->upper.at != IP6_END ||
-	    data + IP6_END + size > (void *)(long)vm->skb->data_end)
-		return !bpf_skb_load_bytes(vm->skb, p->upper.at, to, size);
+	    data + IP6_END + size > (void *)(long)p->skb->data_end)
+		return !bpf_skb_load_bytes(p->skb, p->upper.at, to, size);
 	__builtin_memcpy(to, data + IP6_END, size);
 	return true;
 }
 
 /* The upper layer's header has to be there whole (RFC 7112): what cannot be
  * looked at does not pass. Returns a drop reason or 0. */
-inline __u32 vm6_upper(const struct vm *vm, struct vm6 *p)
+inline __u32 vm6_upper(struct vm6 *p)
 {
 	__u8 proto = p->upper.proto;
 	__u32 size = proto == IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
@@ -85,7 +90,7 @@ inline __u32 vm6_upper(const struct vm *vm, struct vm6 *p)
 		return p->upper.fragment ? DROP_FRAG_TINY : DROP_BAD_L4_HEADER;
 	if (proto == IPPROTO_TCP)
 		return DROP_NONE;
-	if (!vm6_peek(vm, p, &head, 4))
+	if (!vm6_peek(p, &head, 4))
 		return DROP_TRUNCATED;
 	if (proto == IPPROTO_UDP) {
 		p->sport = head.ports.source;
@@ -98,25 +103,25 @@ inline __u32 vm6_upper(const struct vm *vm, struct vm6 *p)
 }
 
 /* Returns a drop reason or 0. */
-inline __u32 vm6_load(const struct vm *vm, struct vm6 *p)
+inline __u32 vm6_load(struct vm6 *p)
 {
 	const struct ethhdr *eth;
 	__u32 reason;
 
-	p->ip = ip6_load(vm->skb);
+	p->ip = ip6_load(p->skb);
 	if (!p->ip)
 		return DROP_TRUNCATED;
 	eth = (void *)p->ip - IP6_AT;
-	if (!mac_is(eth->h_source, vm->slot->mac))
+	if (!mac_is(eth->h_source, p->slot->mac))
 		return DROP_SPOOFED_MAC;
-	if (vm->skb->vlan_present || eth->h_proto != bpf_htons(ETH_P_IPV6))
+	if (p->skb->vlan_present || eth->h_proto != bpf_htons(ETH_P_IPV6))
 		return DROP_ETHERTYPE;
-	reason = ip6_measure(vm->skb, p->ip, &p->upper);
+	reason = ip6_measure(p->skb, p->ip, &p->upper);
 	if (!reason)
-		reason = vm6_source(vm, p);
-	if (!reason)
-		reason = ip6_walk(vm->skb, &p->upper);
-	return reason ? reason : vm6_upper(vm, p);
+		reason = vm6_source(p);
+	if (!reason && ip6_is_extension(p->upper.proto))
+		reason = ip6_walk(p->skb, &p->upper);
+	return reason ? reason : vm6_upper(p);
 }
 
 inline bool vm6_is_icmp(const struct vm6 *p)
@@ -125,12 +130,12 @@ inline bool vm6_is_icmp(const struct vm6 *p)
 }
 
 /* The frame goes back to the machine, from its gateway. */
-inline void vm6_turn(const struct vm *vm, struct ip6 *ip)
+inline void vm6_turn(const struct vm6 *p, struct ip6 *ip)
 {
 	struct ethhdr *eth = (void *)ip - IP6_AT;
 
-	mac_set(eth->h_dest, vm->slot->mac);
-	mac_set(eth->h_source, vm->slot->host_mac);
+	mac_set(eth->h_dest, p->slot->mac);
+	mac_set(eth->h_source, p->slot->host_mac);
 	ip6_gateway(&ip->src);
 }
 

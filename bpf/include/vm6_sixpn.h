@@ -11,7 +11,6 @@
 #define DHCP6_CLIENT 546
 #define DHCP6_SERVER 547
 #define TCP_AND_IPV6 60 /* bytes of headers that an MSS leaves out */
-#define EINVAL 22
 
 /* Whether an address of fdaa::/16 is one that the machine may try. Returns a
  * drop reason or 0. */
@@ -64,9 +63,9 @@ inline __u32 checksum_at(const struct upper *upper)
  * come is not updated, and a frame is not cut off before its place. The first
  * two bytes of the frame serve for a trial. Sets p->partial and p->ip. Returns a
  * drop reason or 0. */
-inline __u32 vm6_check_offload(struct vm *vm, struct vm6 *p)
+inline __u32 vm6_check_offload(struct vm6 *p)
 {
-	struct __sk_buff *skb = vm->skb;
+	struct __sk_buff *skb = p->skb;
 	__u16 *trial = (void *)p->ip - IP6_AT;
 	__u16 before = *trial;
 
@@ -87,7 +86,7 @@ inline __u32 vm6_check_offload(struct vm *vm, struct vm6 *p)
 	return p->ip ? DROP_NONE : DROP_REWRITE;
 }
 
-inline int sixpn_to_machine(struct vm *vm, struct vm6 *p, const struct sixpn *to)
+inline int sixpn_to_machine(struct vm6 *p, const struct sixpn *to)
 {
 	__u32 *index = sixpn_slot(to->network, to->machine);
 	struct slot *slot = index ? get_slot(*index) : 0;
@@ -97,7 +96,7 @@ inline int sixpn_to_machine(struct vm *vm, struct vm6 *p, const struct sixpn *to
 	if (!slot || slot->network != to->network ||
 	    slot->machine != to->machine ||
 	    (slot->flags & (SLOT_LIVE | SLOT_REMOTE)) != SLOT_LIVE)
-		return vm_drop(vm, DROP_SIXPN_MACHINE);
+		return tc_drop(p->skb, DROP_SIXPN_MACHINE);
 	mac_set(eth->h_dest, slot->mac);
 	mac_set(eth->h_source, slot->host_mac);
 	p->ip->hop_limit--;
@@ -106,50 +105,50 @@ inline int sixpn_to_machine(struct vm *vm, struct vm6 *p, const struct sixpn *to
 }
 
 /* A user's WireGuard peer: which one, WireGuard knows. */
-inline int sixpn_to_peer(struct vm *vm, struct vm6 *p)
+inline int sixpn_to_peer(struct vm6 *p)
 {
-	if (!vm->settings->peers)
-		return vm_drop(vm, DROP_SIXPN_MACHINE);
+	if (!p->settings->peers)
+		return tc_drop(p->skb, DROP_SIXPN_MACHINE);
 	p->ip->hop_limit--;
 	count(COUNT_PEER_OUT);
-	return bpf_redirect(vm->settings->peers, 0);
+	return bpf_redirect(p->settings->peers, 0);
 }
 
-inline bool vm6_is_syn(const struct vm *vm, const struct vm6 *p)
+inline bool vm6_is_syn(const struct vm6 *p)
 {
 	__u8 flags;
 
 	return p->upper.proto == IPPROTO_TCP && !p->upper.later &&
-	       !bpf_skb_load_bytes(vm->skb, p->upper.at + 13, &flags,
+	       !bpf_skb_load_bytes(p->skb, p->upper.at + 13, &flags,
 				   sizeof(flags)) &&
 	       flags & TH_SYN;
 }
 
-inline int sixpn_to_host(struct vm *vm, struct vm6 *p, __u32 number)
+inline int sixpn_to_host(struct vm6 *p, __u32 number)
 {
-	__u32 mtu = vm->settings->mesh_mtu;
+	__u32 mtu = p->settings->mesh_mtu;
 
 	if (!get_host(number))
-		return vm_drop(vm, DROP_SIXPN_HOST);
-	if (vm6_wire_length(vm, p) > mtu)
-		return vm6_too_big(vm, p);
-	if (vm6_is_syn(vm, p) &&
-	    !mss_lower(vm->skb, p->upper.at, mtu - TCP_AND_IPV6))
-		return vm_drop(vm, DROP_REWRITE);
-	p->ip = ip6_header(vm->skb);
+		return tc_drop(p->skb, DROP_SIXPN_HOST);
+	if (vm6_wire_length(p) > mtu)
+		return vm6_too_big(p);
+	if (vm6_is_syn(p) &&
+	    !mss_lower(p->skb, p->upper.at, mtu - TCP_AND_IPV6))
+		return tc_drop(p->skb, DROP_REWRITE);
+	p->ip = ip6_header(p->skb);
 	if (!p->ip)
-		return vm_drop(vm, DROP_REWRITE);
+		return tc_drop(p->skb, DROP_REWRITE);
 	sixpn_swap(&p->ip->src);
 	sixpn_swap(&p->ip->dst);
 	p->ip->hop_limit--;
 	count(COUNT_SIXPN_OUT);
-	return mesh_send(vm->skb, vm->settings, number);
+	return mesh_send(p->skb, p->settings, number);
 }
 
-inline int vm6_sixpn(struct vm *vm, struct vm6 *p)
+inline int vm6_sixpn(struct vm6 *p)
 {
 	struct sixpn to = sixpn_of(&p->ip->dst);
-	__u32 reason = p->from == FROM_OWN ? sixpn_check(vm->slot, &to) :
+	__u32 reason = p->from == FROM_OWN ? sixpn_check(p->slot, &to) :
 					     DROP_SPOOFED_IP;
 
 	if (!reason)
@@ -157,14 +156,14 @@ inline int vm6_sixpn(struct vm *vm, struct vm6 *p)
 	if (!reason && p->ip->hop_limit <= 1)
 		reason = DROP_TTL;
 	if (!reason)
-		reason = vm6_check_offload(vm, p);
+		reason = vm6_check_offload(p);
 	if (reason)
-		return vm_drop(vm, reason);
-	if (to.host != vm->slot->host)
-		return sixpn_to_host(vm, p, to.host);
+		return tc_drop(p->skb, reason);
+	if (to.host != p->slot->host)
+		return sixpn_to_host(p, to.host);
 	if (to.machine == PEER_MACHINE)
-		return sixpn_to_peer(vm, p);
-	return sixpn_to_machine(vm, p, &to);
+		return sixpn_to_peer(p);
+	return sixpn_to_machine(p, &to);
 }
 
 #endif
