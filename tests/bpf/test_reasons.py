@@ -16,6 +16,7 @@ from flyebpf.bpf.layout import FLOW_CONFIRMED
 from flyebpf.model.reasons import DESCRIPTIONS, Count, DropReason
 from tests import packets as p
 from tests import packets6 as p6
+from tests.bpf import far
 from tests.bpf.rig import Outcome, Rig, Tc, Xdp
 from tests.bpf.test_edge_xdp import changed, most_metadata
 from tests.bpf.test_vm6_sixpn import flooded
@@ -54,6 +55,46 @@ def longer_than_the_mesh_takes(rig: Rig) -> Outcome:
     return rig.vm(1, p6.udp(1, bytes(1400), dst=p6.remote(9)))
 
 
+def from_mesh(frame: bytes) -> Way:
+    def way(rig: Rig) -> Outcome:
+        far.build(rig)
+        return far.mesh(rig, frame)
+
+    return way
+
+
+def sixpn_from_mesh(src: str, dst: str) -> Way:
+    return from_mesh(p6.in_mesh_form(p6.udp(9, src=src, dst=dst)))
+
+
+def error_longer_than_the_mesh_takes(rig: Rig) -> Outcome:
+    """It is not answered by another error."""
+    far.build(rig)
+    rig.xdp(p.client_tcp(90, "S"))
+    quoted = IP(src=p.VIP, dst=p.CLIENT) / TCP(sport=90, dport=p.CLIENT_PORT) / bytes(1400)
+    return rig.xdp(p.icmp_error(quoted))
+
+
+def no_mesh(rig: Rig) -> Outcome:
+    far.build(rig)
+    rig.settings.mesh_mtu = 0
+    rig.write_settings()
+    return rig.xdp(p.client_udp(90))
+
+
+def peer_to_peer(rig: Rig) -> Outcome:
+    """There is no Ethernet header, but a test run looks for an Ethertype: here it
+    is a part of the network's number."""
+    rig.settings.peers = rig.ifindex["lan0"]
+    rig.write_settings()
+    src, dst = (p6.peer(number, 0x000186DD) for number in (1, 2))
+    return rig.tc(bytes(p6.udp(1, bytes(20), src=src, dst=dst))[14:], "lan0", program="peer_tc")
+
+
+TO_HERE = far.to_here(p.SYN)
+HERE = p6.address(2)
+IPV6 = Ether(src=p.ROUTER_MAC, dst=p.HOST_MAC, type=0x86DD)
+
 WAYS: dict[DropReason, Way] = {
     R.TRUNCATED: lambda rig: rig.xdp(bytes(p.SYN)[:40]),
     R.BAD_IP_HEADER: lambda rig: rig.xdp(p.from_uplink(ihl=4) / TCP()),
@@ -75,6 +116,17 @@ WAYS: dict[DropReason, Way] = {
     R.NEEDS_PROXY: lambda rig: rig.xdp(p.client_tcp(8443)),
     R.ICMP_FRAGMENT: lambda rig: rig.xdp(p.from_uplink(flags="MF") / ICMP(type=8)),
     R.GROUP_MAC: lambda rig: rig.xdp(changed(p.SYN, Ether, dst="ff:ff:ff:ff:ff:ff")),
+    R.MESH_OUTSIDE: lambda rig: rig.xdp(IPV6 / bytes(p6.udp(1))[14:]),
+    R.TOO_BIG: error_longer_than_the_mesh_takes,
+    R.NO_HOST: no_mesh,
+    R.MESH_FORM: from_mesh(bytes(p6.udp(9, src=p6.remote(9), dst=HERE))),
+    R.MESH_SOURCE: sixpn_from_mesh(p6.remote(9, p6.NO_HOST), HERE),
+    R.MESH_NOT_HERE: from_mesh(far.to_here(p.SYN, dst=p6.OTHER_HOST)),
+    R.MESH_MACHINE: sixpn_from_mesh(p6.remote(9), p6.address(8)),
+    R.MESH_NETWORK: sixpn_from_mesh(p6.remote(9), p6.address(4)),
+    R.MESH_INNER: from_mesh(TO_HERE[:54] + b"\x65" + TO_HERE[55:]),
+    R.MESH_NO_FLOW: from_mesh(far.back_here(p.client_tcp(9, src=p.VIP, dst=p.alias_ip(4)))),
+    R.PEER_SOURCE: lambda rig: rig.tc(p.SYN, "lan0", program="peer_tc"),
     R.UNKNOWN_VM: lambda rig: rig.tc(p.SYN, "lan0"),
     R.SPOOFED_MAC: lambda rig: rig.vm(2, p.vm_tcp(1)),
     R.SPOOFED_IP: lambda rig: rig.vm(1, p.vm_tcp(1, src=p.private_ip(2))),
@@ -124,6 +176,11 @@ def full(rig: Rig) -> list[Outcome]:
     return [*outcomes, rig.xdp(p.client_tcp(sport=1010))]
 
 
+def far_away(rig: Rig) -> Outcome:
+    far.build(rig)
+    return rig.xdp(p.client_udp(90))
+
+
 def to_a_peer(rig: Rig) -> Outcome:
     rig.settings.peers = rig.ifindex["lan0"]
     rig.write_settings()
@@ -147,6 +204,11 @@ COUNTS: dict[Count, Callable[[Rig], Outcome | list[Outcome]]] = {
     Count.ICMP_LIMITED: lambda rig: flooded(rig, p6.udp(1, bytes(1400), dst=p6.remote(9))),
     Count.MSS: lambda rig: rig.vm(1, p6.tcp(1, "S", dst=p6.remote(9), options=[("MSS", 1440)])),
     Count.PEER_OUT: to_a_peer,
+    Count.PEER_IN: peer_to_peer,
+    Count.MESH_OUT: far_away,
+    Count.MESH_IN: from_mesh(TO_HERE),
+    Count.MESH_RETURN: from_mesh(far.back_here(p.client_tcp(9, src=p.VIP, dst=p.CLIENT))),
+    Count.SIXPN_IN: sixpn_from_mesh(p6.remote(9), HERE),
 }
 
 
