@@ -74,7 +74,6 @@ class MeshAgent:
         next daemon."""
         for part in self._parts:
             part.stop()
-        self._reader.close()
 
     @property
     def errors(self) -> list[str]:

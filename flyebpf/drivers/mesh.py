@@ -37,7 +37,7 @@ class MeshDriver:
     ) -> None:
         self._netlink = Netlink()
         self._mesh = MeshNetlink()
-        devices = self._devices = WireguardDevices(folder, self._mesh)
+        devices = WireguardDevices(folder, self._mesh)
         tools = self._tools = Tools(
             self._netlink, self._mesh, devices, Keys(folder), programs, created
         )
@@ -53,7 +53,6 @@ class MeshDriver:
         """Devices and processes go on."""
         self._netlink.close()
         self._mesh.close()
-        self._devices.close()
 
     def read(self, kind: type[Row]) -> dict[Hashable, object]:
         if kind is MeshRow:

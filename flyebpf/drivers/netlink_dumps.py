@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flyebpf.drivers.link_features import NLMSG, attributes
+from flyebpf.drivers.link_features import NLM_F_REQUEST, NLMSG, attributes
 
 NETLINK_ROUTE = 0
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
@@ -24,7 +24,8 @@ AF_INET, AF_INET6 = 2, 10
 IFF_UP = 1
 
 IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
-IFLA_IFNAME, IFLA_GROUP, IFLA_EXT_MASK = 3, 27, 29
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_GROUP, IFLA_EXT_MASK = 3, 18, 27, 29
+IFLA_INFO_KIND = 1
 SKIP_STATS = struct.pack("=HHI", 8, IFLA_EXT_MASK, 1 << 3)  # RTEXT_FILTER_SKIP_STATS
 
 ROUTE = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, …
@@ -147,6 +148,26 @@ class Dumps:
                 mac = facts.get(NDA_LLADDR, b"").hex(":")
                 found.add((ifindex, socket.inet_ntoa(facts[NDA_DST]), mac))
         return found
+
+
+def link_kind(name: str) -> str:
+    """What kind of virtual interface it is, as ``ip link add type`` calls it; ""
+    for another one, or for none. With a socket of its own: for any thread."""
+    try:
+        ifindex = socket.if_nametoindex(name)
+        request = IFINFO.pack(0, 0, ifindex, 0, 0) + SKIP_STATS
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as asking:
+            asking.settimeout(5.0)
+            length = NLMSG.size + len(request)
+            asking.send(NLMSG.pack(length, RTM_GETLINK, NLM_F_REQUEST, 1, 0) + request)
+            answer = asking.recv(1 << 16)
+    except OSError:
+        return ""
+    if NLMSG.unpack_from(answer)[1] == NLMSG_ERROR:
+        return ""
+    facts = attributes(answer[NLMSG.size + IFINFO.size :])
+    kind = attributes(facts.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")
+    return kind.split(b"\0")[0].decode(errors="replace")
 
 
 def raise_error(body: bytes) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flyebpf.drivers.link_features import Features
+from flyebpf.drivers.netlink_dumps import link_kind
 from flyebpf.drivers.netlink_mesh import MESH_GROUP, Facts, MeshNetlink
 from flyebpf.drivers.netlink_wireguard import KernelWireguard
 from flyebpf.drivers.wireguard import Backend, Device, PeerChange
@@ -24,14 +24,10 @@ class WireguardReader:
     def __init__(self, folder: Path) -> None:
         self.kernel = KernelWireguard()
         self.go = WireguardGo(folder)
-        self._features = Features()
-
-    def close(self) -> None:
-        self._features.close()
 
     def implementation(self, device: str) -> str:
         """ "kernel", "wireguard-go", or "" when there is no such device."""
-        if self._features.driver(device) == KERNEL_KIND:
+        if link_kind(device) == KERNEL_KIND:
             return self.kernel.name
         return self.go.name if self.go.runs(device) else ""
 

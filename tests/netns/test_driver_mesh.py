@@ -49,11 +49,7 @@ def connect(*hosts: Host, generation: int = 0) -> None:
 def peers(host: Host, device: str = "fly0") -> dict[str, Peer]:
     """What the device has, by public key."""
     with inside(host.name):
-        reader = WireguardReader(host.folder)
-        try:
-            return reader.read(device).peers
-        finally:
-            reader.close()
+        return WireguardReader(host.folder).read(device).peers
 
 
 def handshake(host: Host, other: Host) -> float:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from flyebpf.drivers.nft import NftDriver, run_nft
+from flyebpf.drivers.nft import Mesh, NftDriver, run_nft
 from flyebpf.errors import KernelError
 from flyebpf.model.rows import NatRow
 from tests.netns.driver_rig import namespace, sh
@@ -100,5 +103,68 @@ def test_vm_packets_to_the_host_are_dropped_and_counted(driver: NftDriver) -> No
         sh("ip -n drvvm addr add 172.16.0.9/24 dev vm1; ip -n drvvm link set vm1 up")
         sh("ip netns exec drvvm ping -c 1 -W 1 172.16.0.1 || true")
         assert driver.counters()["vm_to_host"][0] >= 1
+    finally:
+        sh("ip netns del drvvm")
+
+
+PORT = 51820
+MESH = Mesh(("fly0", "fly1"), (PORT, PORT + 2))
+
+
+@pytest.fixture
+def uplink() -> Iterator[NftDriver]:
+    """A host with an uplink to ``drvnet``, where 192.0.2.9 listens."""
+    with namespace():
+        sh("ip netns add drvnet")
+        sh("ip link add up0 type veth peer name out netns drvnet")
+        sh("ip addr add 192.0.2.1/24 dev up0; ip link set up0 up")
+        sh("ip -n drvnet addr add 192.0.2.9/24 dev out; ip -n drvnet link set out up")
+        driver = NftDriver(3870, MESH)
+        assert driver.apply(NatRow, [ROW], []) == []
+        yield driver
+        sh("ip netns del drvnet")
+
+
+def test_nothing_of_the_private_networks_leaves_over_an_uplink(uplink: NftDriver) -> None:
+    """As when a mesh device is gone, and the default route is all there is."""
+    assert in_place(uplink)
+    sh("ip -6 route add default via fe80::1 dev up0; ip route add default via 192.0.2.9")
+    sh("ip -6 neigh add fe80::1 lladdr 02:00:00:00:00:01 dev up0; ip addr add fdaa::7/128 dev lo")
+    before = uplink.counters()["mesh_to_uplink"][0]
+    sh("ping -c 1 -W 1 fdaa:8000:2::1 || true")
+    sh("ping -c 1 -W 1 172.16.16.1 || true")
+    sh("ping -c 1 -W 1 -I fdaa::7 2001:db8::1 || true")
+    assert uplink.counters()["mesh_to_uplink"][0] == before + 3
+    sh("ping -c 1 -W 1 192.0.2.9")
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """In ``drvnet``, somebody who tells who asks the port that it asks from."""
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", "drvnet", "socat", f"UDP-RECVFROM:{PORT},fork",
+         "SYSTEM:echo $SOCAT_PEERPORT"],
+    )  # fmt: skip
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_wireguards_packets_are_no_connections_of_conntracks(uplink: NftDriver) -> None:
+    """A VM that sends from its port could take the answers otherwise."""
+    sh("ip netns add drvvm; ip link add vm0 group 3870 type veth peer name vm1 netns drvvm")
+    try:
+        sh("ip addr add 172.16.0.1/24 dev vm0; ip link set vm0 up")
+        sh("sysctl -qw net.ipv4.ip_forward=1")
+        sh("ip -n drvvm addr add 172.16.0.9/24 dev vm1; ip -n drvvm link set vm1 up")
+        sh("ip -n drvvm route add default via 172.16.0.1")
+        asked = f"echo x | socat -t 1 - UDP:192.0.2.9:{PORT},sourceport={PORT}"
+        with answering():
+            from_vm = int(sh(f"ip netns exec drvvm sh -c '{asked}'"))
+            assert 32768 <= from_vm <= 49151
+            assert int(sh(asked)) == PORT, "the host's own is as it was"
     finally:
         sh("ip netns del drvvm")

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
 
-from flyebpf.drivers.netlink_dumps import Dumps
+from flyebpf.drivers.netlink_dumps import DeviceRoute, Dumps, link_kind
 from flyebpf.drivers.netlink_io import INGRESS, MAIN, PERMANENT, ROUTE_PROTOCOL
 from tests.netns.driver_rig import namespace, sh
 
@@ -67,3 +68,25 @@ def test_what_is_not_there_is_an_error_or_nothing_and_the_next_answer_is_right(
         dumps.host_routes(77, ROUTE_PROTOCOL)
     assert caught.value.errno == errno.ENOENT
     assert "a0" in {name for name, *_ in dumps.links()}
+
+
+def test_routes_of_both_families(dumps: Dumps) -> None:
+    sh("ip -6 addr add 2001:db8::1/64 dev a0 nodad")
+    sh("ip -6 route add fdaa:8000:2::/48 dev a0 proto 254 metric 1025")
+    sh("ip -6 route add fdaa:8000:3::/48 via 2001:db8::9 dev a0 proto 254")
+    sh("ip -6 route add fdaa:8000:4::/48 dev a0 proto static")
+    sh("ip route add 172.16.16.0/20 via 10.0.0.9 dev a0 proto 254; ip route add default dev a0")
+    a0 = index("a0")
+    found = dumps.device_routes(socket.AF_INET6, MAIN, ROUTE_PROTOCOL)
+    assert found == {
+        DeviceRoute(a0, "fdaa:8000:2::/48", "", 1025),
+        DeviceRoute(a0, "fdaa:8000:3::/48", "2001:db8::9", 1024),
+    }
+    found = dumps.device_routes(socket.AF_INET, MAIN, ROUTE_PROTOCOL)
+    assert found == {DeviceRoute(a0, "172.16.16.0/20", "10.0.0.9", 0)}
+
+
+def test_what_kind_an_interface_is_of(dumps: Dumps) -> None:
+    sh("ip link add br0 type bridge; ip tuntap add tun0 mode tun")
+    kinds = {name: link_kind(name) for name in ("a0", "br0", "tun0", "lo", "none0")}
+    assert kinds == {"a0": "veth", "br0": "bridge", "tun0": "tun", "lo": "", "none0": ""}
