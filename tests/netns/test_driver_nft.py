@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -138,19 +138,28 @@ def test_nothing_of_the_private_networks_leaves_over_an_uplink(uplink: NftDriver
     sh("ping -c 1 -W 1 192.0.2.9")
 
 
+ANSWERS = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("192.0.2.9", {PORT}))
+print("ready", flush=True)
+while True:
+    _, sender = s.recvfrom(100)
+    s.sendto(str(sender[1]).encode(), sender)
+"""
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """In ``drvnet``, somebody who tells who asks the port that it asks from."""
-    server = subprocess.Popen(
-        ["ip", "netns", "exec", "drvnet", "socat", f"UDP-RECVFROM:{PORT},fork",
-         "SYSTEM:echo $SOCAT_PEERPORT"],
-    )  # fmt: skip
-    try:
-        time.sleep(0.3)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
+    command = ["ip", "netns", "exec", "drvnet", sys.executable, "-c", ANSWERS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            yield
+        finally:
+            server.terminate()
 
 
 def test_wireguards_packets_are_no_connections_of_conntracks(uplink: NftDriver) -> None:
