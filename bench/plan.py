@@ -29,7 +29,8 @@ from flyebpf.plan import Planner
 from flyebpf.reconcile.reconciler import Reconciler
 from flyebpf.store.base import Entry
 from tests.fakes import FakeDriver
-from tests.records import CLUSTER, CONFIG, address, deployment, machine, put, service
+from tests.records import CLUSTER, CONFIG, NETWORK, address, deployment, machine, put, service
+from tests.records import HERE as THIS_HOST
 
 SIZES = ((1, 1), (1_000, 1_000), (100_000, 100_000), (1, 1_000))
 CHANGES = 200
@@ -41,7 +42,7 @@ def dotted(base: int, offset: int) -> str:
 
 
 def records(apps: int, machines: int) -> Iterator[AnyRecord]:
-    yield CLUSTER
+    yield from (CLUSTER, NETWORK, THIS_HOST)
     for number in range(apps):
         name = f"app{number}"
         yield App(name, "acme")
@@ -51,7 +52,7 @@ def records(apps: int, machines: int) -> Iterator[AnyRecord]:
         private, services = (dotted(0xAC100000, 2 * number + i) for i in (0, 1))
         app = f"app{number % apps}"
         yield replace(machine(0), id=f"{number:014x}", app=app, interface=f"tap{number}",
-                      private_ip=private, services_ip=services, number=number)  # fmt: skip
+                      private_ip=private, services_ip=services, number=16 + number)  # fmt: skip
 
 
 class Daemon:

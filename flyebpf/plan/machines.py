@@ -96,6 +96,8 @@ def misfit(site: Site, state: State, machine: Machine) -> str | None:
             f"machine {machine.id}: {machine.private_ip} is both its private address and "
             f"its fly-global-services address: remove the machine and add it again"
         )
+    if not _on_uplink(site, machine) and state.is_undisputed(machine):
+        return None
     if _interface_taken(site, state, machine):
         return (
             f"machine {machine.id}: interface {machine.interface} is an uplink or belongs to "
@@ -105,8 +107,7 @@ def misfit(site: Site, state: State, machine: Machine) -> str | None:
 
 
 def _taken(state: State, machine: Machine) -> str | None:
-    if state.is_undisputed(machine):
-        return None
+    """What of the machine belongs to one that was there before it."""
     first = _first(state.machines_with_number(machine.number))
     if first is not machine:
         return (
@@ -124,11 +125,13 @@ def _taken(state: State, machine: Machine) -> str | None:
 
 
 def _interface_taken(site: Site, state: State, machine: Machine) -> bool:
-    if machine.host == site.config.host and machine.interface in site.config.uplinks:
-        return True
-    if state.is_undisputed(machine):
-        return False
-    return _first(state.machines_at(machine.host, machine.interface)) is not machine
+    at = state.machines_at(machine.host, machine.interface)
+    return _on_uplink(site, machine) or _first(at) is not machine
+
+
+def _on_uplink(site: Site, machine: Machine) -> bool:
+    """Only this host's are known here."""
+    return machine.interface in site.config.uplinks and machine.host == site.config.host
 
 
 def _first(machines: list[Machine]) -> Machine:
