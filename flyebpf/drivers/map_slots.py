@@ -216,7 +216,7 @@ class SlotPart:
     def _unlink(self, index: int, old: bytes, new: bytes) -> None:
         """What led to a slot's old contents and does not lead to the new ones."""
         if ifindex_of(old) not in (0, ifindex_of(new)):
-            self._vm_slots.delete(ifindex_of(old))
+            self._vm_slots.delete(ifindex_of(old), index)
         for key in set(sixpn_keys(old)).difference(sixpn_keys(new)):
             self._sixpn.delete(key, index)
 

@@ -70,12 +70,14 @@ class VmSlots:
                 failed[ifindex] = explain("vm_slots", error)
         return failed
 
-    def delete(self, ifindex: int) -> None:
-        """Nothing is behind this interface. Raises KernelError."""
+    def delete(self, ifindex: int, slot: int) -> None:
+        """This slot is not behind the interface any more; another one, which has
+        come there, stays. Raises KernelError."""
         bucket = self._bucket(ifindex)
         ways = self._ways(bucket)
-        if find(ways, ifindex) is not None:
-            left = [FREE if way[:4] == u32(ifindex) else way for way in ways]
+        gone = WAY.pack(ifindex, slot)
+        if gone in ways:
+            left = [FREE if way == gone else way for way in ways]
             self._table.update(u32(bucket), b"".join(left))
 
     def clear(self, place: Place) -> None:

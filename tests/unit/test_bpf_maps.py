@@ -229,6 +229,14 @@ class TestSlots:
         assert rig.slot(0).ifindex == 77
         assert slots_by_ifindex(rig.maps) == {77: 0, 12: 1}
 
+    def test_an_interface_that_another_machine_has_by_now_stays_its(self, rig: Rig) -> None:
+        """Puts come before deletes."""
+        taker = replace(slot(M3, 3), interface="tap1")
+        rig.put(slot(M1, 1, live=False), taker)
+        rig.delete(slot(M1, 1))
+        assert slots_by_ifindex(rig.maps) == {11: 2, 12: 1}
+        assert rig.driver.read(SlotRow)[M3] == rig.driver.fingerprint(taker)
+
     def test_a_new_ifindex_frees_the_old_one(self, rig: Rig) -> None:
         rig.links["tap1"] = Link(78, b"\2\0\0\0\0\x77", True)
         assert rig.put(slot(M1, 1)) == []
