@@ -52,6 +52,13 @@ class Fast:
         struct.pack_into("=I", context, 40, rig.ifindex[f"vm{number}"])
         return cls(rig, "vm_tc", bytes(context))
 
+    @classmethod
+    def mesh(cls, rig: Rig) -> Fast:
+        """mesh_tc on ``lan0``."""
+        context = bytearray(SK_BUFF)
+        struct.pack_into("=I", context, 40, rig.ifindex["lan0"])
+        return cls(rig, "mesh_tc", bytes(context))
+
     def run(self, frame: bytes) -> tuple[int, bytes]:
         size = len(frame)
         ct.memmove(self._in, frame, size)
