@@ -30,17 +30,24 @@ def _tables(plan: Plan, site: Site, state: State, hosts: Hosts, found: Routes) -
     by_name = {exposure.table(found.app): exposure.groups for exposure in found.exposures}
     usable = [m for m in state.machines_of(found.app) if _takes_new_flows(site, state, hosts, m)]
     for name, groups in by_name.items():
-        members = _nearest(hosts, [m for m in usable if m.group in groups])
+        members = _members(hosts, [m for m in usable if m.group in groups])
         plan.rows.append(TableRow(name, tuple(m.id for m in members)))
 
 
 def _takes_new_flows(site: Site, state: State, hosts: Hosts, machine: Machine) -> bool:
     return (
-        hosts.takes_new_flows(machine.host)
+        hosts.can_be_chosen(machine.host)
         and machine.state is MachineState.STARTED
         and not machine.cordoned
         and misfit(site, state, machine) is None
     )
+
+
+def _members(hosts: Hosts, usable: list[Machine]) -> list[Machine]:
+    """The nearest on hosts that are there. If there is none, those on hosts whose
+    daemon is gone: that says little about their machines, and nobody is better."""
+    there = [machine for machine in usable if hosts.is_there(machine.host)]
+    return _nearest(hosts, there or usable)
 
 
 def _nearest(hosts: Hosts, machines: list[Machine]) -> list[Machine]:

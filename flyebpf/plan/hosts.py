@@ -33,7 +33,7 @@ class Hosts:
         self._key = str(generation)
         self._here = site.config.host
         self._accepted: dict[str, Host | None] = {}
-        self._takes: dict[str, bool] = {}
+        self._chosen: dict[str, bool] = {}
         self._far: dict[str, tuple[int, str]] = {}
 
     @property
@@ -78,22 +78,25 @@ class Hosts:
         same = host.underlay == self.site.config.mesh.underlay
         return same and misfit(self.site, self._fleet, host) is None
 
-    def takes_new_flows(self, name: str) -> bool:
-        """Whether machines of this host may be chosen: it can be reached, is not
-        drained, and its daemon is there. While no daemon at all is, the store
-        has lost them, and nobody is left out."""
-        if name not in self._takes:
-            self._takes[name] = self._may_take(name)
-        return self._takes[name]
+    def can_be_chosen(self, name: str) -> bool:
+        """Whether machines of this host may get new flows at all: it can be
+        reached and is not drained."""
+        if name not in self._chosen:
+            self._chosen[name] = self._may_be_chosen(name)
+        return self._chosen[name]
 
-    def _may_take(self, name: str) -> bool:
+    def _may_be_chosen(self, name: str) -> bool:
         if name == self._here:
             own = self.own
             return own is None or not own.drained
         host = self.accepted(name)
-        if host is None or host.drained or not self.sends or not self.has_key(host):
-            return False
-        return name in self._fleet.presences or not self._fleet.presences
+        return host is not None and not host.drained and self.sends and self.has_key(host)
+
+    def is_there(self, name: str) -> bool:
+        """Whether its daemon is. While no daemon at all is, the store has lost
+        them, and nobody counts as gone."""
+        presences = self._fleet.presences
+        return name == self._here or name in presences or not presences
 
     @cached_property
     def distances(self) -> Distances:

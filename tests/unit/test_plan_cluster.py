@@ -92,8 +92,13 @@ class TestTables:
 
     def test_without_any_presence_nobody_is_left_out(self) -> None:
         assert table(M2) == (M2.id,)
-        assert table(M2, Presence("h3")) == ()
         assert table(M2, Presence("h2")) == (M2.id,)
+
+    def test_hosts_without_presence_when_there_is_nobody_else(self) -> None:
+        assert table(M2, Presence("h3")) == (M2.id,)
+        assert table(M2, M3, Presence("h1")) == (M2.id,)
+        assert table(M2, M3, Presence("h3")) == (M3.id,)
+        assert table(M2, Presence("h3"), replace(TWO, drained=True)) == ()
 
     def test_this_host_is_there_whatever_the_store_says(self) -> None:
         assert table(M1, Presence("h3")) == (M1.id,)
