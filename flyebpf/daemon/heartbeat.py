@@ -15,6 +15,7 @@ from flyebpf.store.base import Put, Store, Transaction
 log = logging.getLogger(__name__)
 
 PRESENCE_EVERY = 3.0  # seconds
+ALONE_EVERY = 60.0  # between looks at a store that no other host reads
 PRESENCE_LIFE = 10
 """Seconds after which the others take a host for absent that does not renew its
 presence. A restart of the daemon is shorter."""
@@ -73,9 +74,12 @@ class Repeat:
         self.error = error
 
 
-def renew_presence(store: Store, host: str) -> float:
-    """Tell the others that this host's daemon is there. Where nobody forgets it,
-    it is said once."""
-    put = Put(Presence.kind, host, encode(Presence(host)), ttl=PRESENCE_LIFE)
+def renew_presence(store: Store, host: str, *, forgets: bool) -> float:
+    """Tell the others that this host's daemon is there. Where the store ``forgets``
+    nothing, it is said once."""
+    record = Presence(host)
+    if not forgets and store.get(record.kind, host) is not None:
+        return ALONE_EVERY
+    put = Put(record.kind, host, encode(record), ttl=PRESENCE_LIFE)
     store.commit(Transaction((), (put,)))
     return PRESENCE_EVERY

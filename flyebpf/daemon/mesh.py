@@ -12,7 +12,7 @@ from pathlib import Path
 from flyebpf.api.backend import MeshStatus, PeerStatus
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import mesh_keys, mesh_latency, mesh_status
-from flyebpf.daemon.heartbeat import Repeat, renew_presence
+from flyebpf.daemon.heartbeat import ALONE_EVERY, Repeat, renew_presence
 from flyebpf.daemon.mesh_rotation import WIREGUARD, Rotation, View
 from flyebpf.drivers.wireguard_devices import WireguardReader
 from flyebpf.drivers.wireguard_keys import Keys
@@ -23,7 +23,11 @@ from flyebpf.model.sixpn import host_address
 from flyebpf.store.base import Put, Store, Transaction
 
 TICK = 1.0  # seconds between looks at keys and peers
+LOOK_EVERY = 5.0  # at devices, while no keys are being rotated
 STATUS_EVERY = 10.0
+HOSTS_A_SECOND = 10
+"""Every host hears of every other one's status: no more of them in a second."""
+
 ROUND_EVERY = 10.0  # between rounds of echoes
 FIRST_ROUNDS = 1.0  # until there is something to publish
 TOLD_EVERY = 30.0  # between publications of latencies, at least
@@ -56,11 +60,13 @@ class MeshAgent:
         self._times = mesh_latency.Times()
         self._told: dict[str, int] | None = None
         self._told_at = float("-inf")
-        self._stated_at = float("-inf")
+        self._stated_at = self._looked_at = float("-inf")
         self._seen = mesh_status.Seen("", {})
         self._stated: tuple[object, ...] = ()
+        shared = config.store == "etcd"
+        self._status_every = STATUS_EVERY if shared else ALONE_EVERY
         self._parts = [
-            Repeat("presence", lambda: renew_presence(store, config.host)),
+            Repeat("presence", lambda: renew_presence(store, config.host, forgets=shared)),
             Repeat("mesh", self._tick),
             Repeat("latency", self._measure, retry=ROUND_EVERY),
         ]
@@ -92,11 +98,15 @@ class MeshAgent:
 
     def _state(self, view: View) -> None:
         """Write the host's status, when it is time or there is news."""
+        now = time.monotonic()
+        if not view.rotating and now - self._looked_at < LOOK_EVERY:
+            return
+        self._looked_at = now
         names = [row.interface for row in view.meshes if row.underlay == WIREGUARD]
         seen = self._seen = mesh_status.look(self._reader, names)
         news = mesh_status.signature(view, seen)
-        now = time.monotonic()
-        if news == self._stated and now - self._stated_at < STATUS_EVERY:
+        every = max(self._status_every, len(view.hosts) / HOSTS_A_SECOND)
+        if news == self._stated and now - self._stated_at < every:
             return
         status = mesh_status.host_status(
             self._host, view, seen, version=self._version, programs=self._programs
