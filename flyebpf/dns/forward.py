@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import dns.exception
 import dns.message
 
 from flyebpf.dns import scrub, wire
@@ -30,8 +31,10 @@ from flyebpf.dns.wire import CD, Query, Rcode
 log = logging.getLogger(__name__)
 ROUNDS = 2
 """How often each resolver is asked for one question at most."""
-_EXPLORE = 0.02  # of the questions go to another resolver than the best first
 _FAILED_MAX = 10_000
+_QUICK_RECORDS = 50
+_RECORDS_A_QUERY = 5
+"""Records of an answer that cost as much as one more query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class ForwardConfig:
     """``upstreams``: as ``upstream.parse_address`` reads them. ``cache_bytes``:
     of all cached answers together. Seconds: ``deadline`` of one question;
     ``stale_after``: wait before an older answer is given; ``stale_for``: how old
-    it may be; ``failure_ttl``: how long nobody is asked again after a failure."""
+    it may be; ``failure_ttl``: how long nobody is asked again after a failure.
+    ``explore``: part of the questions that another resolver than the best gets
+    first, which may have become better."""
 
     upstreams: tuple[str, ...] = ()
     cache_bytes: int = 32 << 20
@@ -47,6 +52,7 @@ class ForwardConfig:
     stale_after: float = 1.5
     stale_for: float = 86_400.0
     failure_ttl: float = 5.0
+    explore: float = 0.02
 
 
 class _Asked(NamedTuple):
@@ -118,6 +124,7 @@ class Forwarder:
             self._shares.give(asked.asker)
         if new is None:
             return self._give(asked, old, "stale")
+        self._rates.charge(asked.asker, time.monotonic(), len(new.ttls) // _RECORDS_A_QUERY)
         # Its time may be over already: TTL 0 is for those who waited.
         fresh = new._replace(expires=max(new.expires, time.monotonic() + 1))
         return self._give(asked, fresh, "forwarded")
@@ -137,8 +144,8 @@ class Forwarder:
         try:
             async with asyncio.timeout(self.config.deadline):
                 answer = await self._ask_all(key)
-            found = scrub.clean(answer, key.do)
-        except (FailedError, TimeoutError) as error:
+            found = await self._clean(answer, key.do)
+        except (FailedError, TimeoutError, dns.exception.DNSException) as error:
             log.debug("no answer: %s", error)
             self._note_failure(key)
             return None
@@ -154,6 +161,11 @@ class Forwarder:
         if found.ttl:
             self.cache.put(key, entry)
         return entry
+
+    async def _clean(self, answer: dns.message.Message, do: bool) -> scrub.Clean:
+        if sum(map(len, (*answer.answer, *answer.authority))) < _QUICK_RECORDS:
+            return scrub.clean(answer, do)
+        return await asyncio.to_thread(scrub.clean, answer, do)
 
     def _note_failure(self, key: Key) -> None:
         now = time.monotonic()
@@ -190,11 +202,10 @@ class Forwarder:
                 task.cancel()
 
     def _order(self) -> list[Upstream]:
-        """The healthiest first; now and then another one, which may have become
-        better."""
+        """The healthiest first; now and then another one."""
         now = asyncio.get_running_loop().time()
         order = sorted(self.upstreams, key=lambda upstream: (upstream.is_down(now), upstream.srtt))
-        if len(order) > 1 and random.random() < _EXPLORE:
+        if len(order) > 1 and random.random() < self.config.explore:
             order.insert(0, order.pop(random.randrange(1, len(order))))
         return order
 

@@ -53,6 +53,12 @@ class Rates:
         self._full[asker] = full + self._cost
         return 0.0
 
+    def charge(self, asker: Asker, now: float, queries: int) -> None:
+        """Count so many more queries: one has turned out to cost as much."""
+        if queries:
+            full = max(self._full.get(asker, now), now)
+            self._full[asker] = full + queries * self._cost
+
 
 class Shares:
     """Counts things in use, by whom, against a limit each and one for all."""

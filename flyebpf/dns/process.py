@@ -33,6 +33,7 @@ from flyebpf.model.codec import decode
 
 log = logging.getLogger(__name__)
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+_SWITCH = 0.001  # seconds after which a thread that reads a long answer gives way
 _DRAIN = 0.2  # seconds in which queries that have come in are answered at the end
 
 
@@ -221,6 +222,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="level=%(levelname)s part=dns msg=%(message)r"
     )
+    sys.setswitchinterval(_SWITCH)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, meant for the daemon
     try:
         asyncio.run(serve(frames.ProcessConfig.from_json(sys.argv[1])))

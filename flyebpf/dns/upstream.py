@@ -26,6 +26,12 @@ from flyebpf.errors import InvalidError
 
 WRONG_MAX = 8
 """Datagrams that do not fit the query before TCP is used."""
+RECORDS_MAX = 500
+"""Of an answer: reading one takes some 50 microseconds, and who asks may also be
+who owns the name."""
+QUICK = 1500
+"""Bytes of an answer that is read at once; a longer one is read beside the loop,
+so that others do not wait for it."""
 UDP_TIMEOUT = 2.5  # seconds; a later answer is as good as none
 TCP_TIMEOUT = 3.0
 _DOWN_AFTER = 3  # failures in a row
@@ -130,11 +136,11 @@ class Upstream:
         try:
             data = await self._by_udp(sent)
             if not struct.unpack_from("!H", data, 2)[0] & TC:
-                return self._parse(data)
+                return await self._read(data)
         except _DoubtfulError:
             self._metrics.count("spoofed")
         self._metrics.count("upstream_tcp")
-        return self._parse(await self._by_tcp(sent))
+        return await self._read(await self._by_tcp(sent))
 
     async def _by_udp(self, sent: bytes) -> bytes:
         """On a socket of its own: the kernel chooses its port at random, and lets
@@ -174,6 +180,13 @@ class Upstream:
         if not fits(sent, data, case=False):
             raise FailedError(f"{self} answers another question", answered=True)
         return data
+
+    async def _read(self, data: bytes) -> dns.message.Message:
+        if sum(struct.unpack_from("!HHH", data, 6)) > RECORDS_MAX:
+            raise FailedError(f"{self} sends more than {RECORDS_MAX} records", answered=True)
+        if len(data) <= QUICK:
+            return self._parse(data)
+        return await asyncio.to_thread(self._parse, data)
 
     def _parse(self, data: bytes) -> dns.message.Message:
         try:

@@ -38,7 +38,7 @@ class Rig:
         self.forwarder = forwarder
         self.counts = forwarder.metrics.counts
         for place, upstream in enumerate(forwarder.upstreams):
-            upstream.srtt = 0.05 * (place + 1)
+            upstream.srtt = 0.3 + 0.05 * place  # no second query on a busy machine
 
     async def ask(
         self,
@@ -75,7 +75,7 @@ def run(
             ]
             upstreams = tuple(resolver.upstream for resolver in resolvers)
             made = Forwarder(
-                ForwardConfig(upstreams, **config), limits or LimitsConfig(), Metrics()
+                ForwardConfig(upstreams, explore=0.0, **config), limits or LimitsConfig(), Metrics()
             )
             await test(Rig(resolvers, made))
             made.stop()
@@ -273,6 +273,55 @@ def test_garbage_in_an_answer_is_a_failure(garbage: bytes) -> None:
     run(test, behave, addresses)
 
 
+def many(count: int) -> Behave:
+    def behave(question: Question) -> Answers:
+        if not question.tcp:
+            return question.answer(flags=dns.flags.TC)
+        addresses = (f"10.0.{number // 256}.{number % 256}" for number in range(count))
+        return question.answer(*(f"{question.name} 60 IN A {address}" for address in addresses))
+
+    return behave
+
+
+def test_long_answers_cost_the_asker_more() -> None:
+    async def test(rig: Rig) -> None:
+        names = [f"{n}.example" for n in range(4)]
+        rcodes = [(await rig.ask(name, limit=wire.TCP_MAX)).rcode for name in names]
+        assert rcodes == ["NOERROR", "NOERROR", "SERVFAIL", "SERVFAIL"]
+        assert rig.counts["forward_limited"] == 2
+        assert (await rig.ask("other.example", asker=BOB)).rcode == "NOERROR"
+
+    run(test, many(400), limits=LimitsConfig(forward_rate=1, forward_burst=100))
+
+
+def test_answers_of_too_many_records_are_failures() -> None:
+    async def test(rig: Rig) -> None:
+        assert (await rig.ask()).data == ["192.0.2.7"]
+
+    run(test, many(501), addresses)
+
+
+def test_an_answer_that_only_its_compression_made_short_enough() -> None:
+    """SRV targets may not be compressed (RFC 2782), but a liar can do it."""
+
+    def behave(question: Question) -> Answers:
+        if not question.tcp:
+            return question.answer(flags=dns.flags.TC)
+        asked = question.wire[12 : wire.skip_name(question.wire, 12) + 4]
+        target = b"\xc0\x0c"
+        records = b"".join(
+            target + b"\0\x21\0\1\0\0\0\x3c\0\x08" + number.to_bytes(2, "big") + bytes(4) + target
+            for number in range(500)
+        )
+        return question.wire[:2] + b"\x81\x80\0\1\1\xf4\0\0\0\0" + asked + records
+
+    async def test(rig: Rig) -> None:
+        name = ".".join(["x" * 60] * 4)
+        assert (await rig.ask(name, "SRV", limit=wire.TCP_MAX)).rcode == "SERVFAIL"
+
+    run(test, behave)
+
+
 def test_resolvers_without_edns_are_asked_without() -> None:
     def old(question: Question) -> Answers:
         if question.message.edns >= 0:
@@ -293,7 +342,7 @@ def test_a_silent_resolver_costs_little_and_is_left_out_then() -> None:
     async def test(rig: Rig) -> None:
         begun = time.monotonic()
         assert (await rig.ask()).data == ["192.0.2.7"]
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 2.5
         away = rig.forwarder.upstreams[0]
         for _ in range(3):
             away._learn(None)
@@ -309,9 +358,9 @@ def test_a_slow_resolver_is_overtaken() -> None:
     async def test(rig: Rig) -> None:
         begun = time.monotonic()
         assert (await rig.ask()).data == ["192.0.2.7"]
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 2.5
 
-    run(test, evil, addresses, delays=(2.0, 0.0))
+    run(test, evil, addresses, delays=(4.0, 0.0))
 
 
 def test_a_lost_datagram_is_sent_again() -> None:
@@ -458,8 +507,9 @@ def test_the_cache_is_bounded() -> None:
         cache = rig.forwarder.cache
         assert 0 < cache.used <= 20_000
         assert 10 < len(cache) < 60
+        hits = rig.counts["cache_hits"]
         await rig.ask("199.example")
-        assert len(rig.resolvers[0].asked) == 200
+        assert rig.counts["cache_hits"] == hits + 1
 
     run(test, addresses, cache_bytes=20_000)
 
