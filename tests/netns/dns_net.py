@@ -129,7 +129,8 @@ class DnsNet:
         self._files: list[Path] = []
         self._namespace(self.host)
         for address in (SERVER, "fdaa:0:1::3", "fdaa:0:3::3"):
-            run("ip", "-n", self.host, "addr", "add", f"{address}/128", "dev", "lo", "nodad")
+            # Local without being on an interface: there is one for each network.
+            run("ip", "-n", self.host, "route", "add", "local", address, "dev", "lo")
         run("ip", "netns", "exec", self.host, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
         for number, (name, address) in enumerate(clients.items()):
             self._client(name, number, address)

@@ -179,7 +179,7 @@ def test_truncation_and_tcp(alice: Client) -> None:
 def test_pipelined_queries_by_tcp(alice: Client) -> None:
     recovered()
     stream = alice.tcp()
-    names = ("web.internal", "nobody.internal", "www.example", "db.internal")
+    names = ("web.internal", "nobody.internal", "www.example", "fra.web.internal")
     sent = {number: names[number % 4] for number in range(400)}
     stream.sendall(b"".join(framed(question(name, id=n)) for n, name in sent.items()))
     while sent:
