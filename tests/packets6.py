@@ -101,6 +101,22 @@ def from_vm(number: int, **ip: Any) -> Packet:
     return Ether(src=vm_mac(number), dst=dst) / IPv6(**fields)
 
 
+def with_(packet: Packet, layer: type[Packet], **fields: Any) -> Packet:
+    """The packet with other fields in one of its layers."""
+    new = packet.copy()
+    for name, value in fields.items():
+        setattr(new[layer], name, value)
+    return new
+
+
+def behind(*headers: Packet, **ip: Any) -> Packet:
+    """An IPv6 packet of machine 1 with these headers one after the other."""
+    packet = from_vm(1, **ip)
+    for header in headers:
+        packet = packet / header
+    return packet
+
+
 def tcp(number: int, flags: str = "A", payload: bytes = b"", **ip: Any) -> Packet:
     options = ip.pop("options", [])
     header = TCP(sport=50000, dport=5432, flags=flags, seq=77, ack=88, options=options)

@@ -7,9 +7,12 @@ import ctypes as ct
 import os
 import struct
 
+from scapy.packet import Packet
+
 from flyebpf.bpf import syscalls
 from flyebpf.bpf.syscalls import libbpf, possible_cpus
-from tests.bpf.rig import Rig
+from flyebpf.model.reasons import Count
+from tests.bpf.rig import Outcome, Rig
 
 ROOM = 2048
 XDP_MD = 24  # bytes of struct xdp_md
@@ -78,3 +81,21 @@ class Fast:
         now = sum(numbers[::2])
         before, self._seen[reason] = self._seen.get(reason, 0), now
         return now - before
+
+
+def flooded(rig: Rig, packet: Packet) -> Outcome:
+    """What becomes of a packet after many of them. A new period of the limit may
+    have begun meanwhile: then once more."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(cpus)])
+    try:
+        fast = Fast.vm(rig, 1)
+        for _ in range(20):
+            for _ in range(100):
+                fast.run(bytes(packet))
+            got = rig.vm(1, packet)
+            if Count.ICMP_LIMITED in got.counts:
+                break
+        return got
+    finally:
+        os.sched_setaffinity(0, cpus)

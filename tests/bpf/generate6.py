@@ -10,7 +10,7 @@ import struct
 from tests import packets as p
 from tests import packets6 as p6
 from tests.bpf.arithmetic import checksum
-from tests.bpf.model6 import FRAGMENT, HOP_BY_HOP, ICMP6, OPTIONS, ROUTING, TCP, UDP
+from tests.bpf.arithmetic6 import FRAGMENT, HOP_BY_HOP, ICMP6, OPTIONS, ROUTING, TCP, UDP
 from tests.bpf.rig import mac_bytes
 
 SENDERS = (1, 4)

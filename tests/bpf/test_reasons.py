@@ -17,9 +17,9 @@ from flyebpf.model.reasons import DESCRIPTIONS, Count, DropReason
 from tests import packets as p
 from tests import packets6 as p6
 from tests.bpf import far
+from tests.bpf.fast import flooded
 from tests.bpf.rig import Outcome, Rig, Tc, Xdp
 from tests.bpf.test_edge_xdp import changed, most_metadata
-from tests.bpf.test_vm6_sixpn import flooded
 
 ROOT = Path(__file__).resolve().parents[2]
 R = DropReason

@@ -36,18 +36,12 @@ from tests import packets as p
 from tests import packets6 as p6
 from tests.bpf.expect import row, shot
 from tests.bpf.rig import Outcome, Rig, Tc
+from tests.packets6 import with_
 
 R = DropReason
 NONCE = Raw(bytes((14, 1, 1, 2, 3, 4, 5, 6)))  # RFC 3971, 5.3.2
 DAD = {"src": p6.NOBODY, "mac": None}
 GATEWAY, OWN, OTHER = p6.GATEWAY, p6.address(1), p6.address(2)
-
-
-def with_(packet: Packet, layer: type[Packet], **fields: object) -> Packet:
-    new = packet.copy()
-    for name, value in fields.items():
-        setattr(new[layer], name, value)
-    return new
 
 
 def resummed(packet: Packet) -> Packet:
