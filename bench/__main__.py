@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("dataplane", "chain", "maglev", "plan", "cluster", "apply", "startup", "commands")
+MODULES = ("dataplane", "sixpn", "chain", "maglev", "plan", "cluster", "apply", "startup", "commands")
 
 
 def main() -> int:

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What the parts cost that no steering program can do without: the yardstick
- * for edge_xdp, measured in the same run. */
+ * for edge_xdp (and for vm_tc, those in tc), measured in the same run. */
 #define BPF_LICENSE Dual BSD/GPL
 
 #include <linux/types.h>
 #include "packet.h"
 #include "csum.h"
+#include "ip6.h"
+#include "sixpn.h"
+#include "tc.h"
 
 struct backend {
 	__be32 address;
@@ -75,6 +78,58 @@ int floor_lookup(struct xdp_md *ctx)
 	key_of(&key, ip, udp);
 	backend = floor_flows.lookup(&key);
 	return backend ? XDP_PASS : XDP_DROP;
+}
+
+struct machine {
+	__u8 mac[6];
+	__u8 host_mac[6];
+	__u32 ifindex;
+};
+
+BPF_TABLE("hash", struct sixpn_key, struct machine, floor_machines, 131072);
+
+inline struct ip6 *parse6(struct __sk_buff *skb, struct sixpn_key *key)
+{
+	struct ip6 *ip = ip6_load(skb);
+	struct sixpn to;
+
+	if (!ip || bpf_ntohl(ip->version) >> 28 != 6)
+		return 0;
+	to = sixpn_of(&ip->dst);
+	key->network = to.network;
+	key->machine = to.machine;
+	return ip;
+}
+
+/* What no check of a private network's packets can do without, in tc: the
+ * addresses' fields, and one lookup of the machine they are for. */
+int floor_sixpn_tc(struct __sk_buff *skb)
+{
+	struct sixpn_key key = {};
+
+	if (!parse6(skb, &key))
+		return TC_ACT_SHOT;
+	return floor_machines.lookup(&key) ? TC_ACT_OK : TC_ACT_SHOT;
+}
+
+/* And to deliver it. */
+int floor_deliver_tc(struct __sk_buff *skb)
+{
+	struct sixpn_key key = {};
+	struct ip6 *ip = parse6(skb, &key);
+	struct machine *machine;
+	struct ethhdr *eth;
+
+	if (!ip)
+		return TC_ACT_SHOT;
+	machine = floor_machines.lookup(&key);
+	if (!machine)
+		return TC_ACT_SHOT;
+	eth = (void *)ip - IP6_AT;
+	__builtin_memcpy(eth->h_dest, machine->mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, machine->host_mac, ETH_ALEN);
+	ip->hop_limit--;
+	return bpf_redirect(machine->ifindex, 0);
 }
 
 /* The cheapest thing that could be called steering. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Runs before a measured program in every repeat of BPF_PROG_TEST_RUN, which
  * does not restore the packet: writes the first bytes of the frame anew, with
- * a client that varies, and tail-calls the program.
+ * a client (or, of IPv6, a machine) that varies, and tail-calls the program.
  *
  * All measured programs, the floors too, pay for it alike; `nothing` is what
  * it costs alone. */
@@ -12,13 +12,14 @@
 #define TEMPLATE 64
 #define SOURCE_IP 26 /* offset in the frame: IPv4 source */
 #define SOURCE_PORT 34
+#define MACHINE 48 /* the machine field of an IPv6 destination */
 
 struct plan {
 	__u8 template[TEMPLATE];
 	__u32 clients; /* distinct clients, a power of two */
 	__u32 next;
 	__u32 stride; /* odd: visits the clients in a scattered order */
-	__u32 pad;
+	__u32 machine; /* tc: of client 0, in a 6PN destination; 0: leave it */
 };
 
 BPF_TABLE("array", u32, struct plan, plans, 1);
@@ -61,6 +62,12 @@ int wrap_tc(struct __sk_buff *skb)
 		return 2;
 	if (bpf_skb_store_bytes(skb, 0, plan->template, TEMPLATE, 0))
 		return 2;
+	if (plan->machine) {
+		__be32 machine = bpf_htonl(plan->machine + client);
+
+		if (bpf_skb_store_bytes(skb, MACHINE, &machine, sizeof(machine), 0))
+			return 2;
+	}
 	measured.call(skb, 0);
 	return 2;
 }
