@@ -142,6 +142,7 @@ class Engine:
 
     def catch_up(self) -> None:
         """Take in the store's changes since the last time, and apply them."""
+        without = self._without_slot()  # a change makes the reconciler forget
         try:
             while changes := self._store.changes(self.state.revision):
                 owners: dict[Owner, None] = {}
@@ -152,13 +153,16 @@ class Engine:
         except CompactedError:
             log.warning("too many changes at once: reading the whole store")
             self.load()
-        self.sync()
+        self._sync(without)
 
     def sync(self) -> None:
         """Apply what is dirty."""
-        before = self._without_slot()
+        self._sync(self._without_slot())
+
+    def _sync(self, without: set[Hashable]) -> None:
+        """``without``: machines that had no slot, and so no share of new flows."""
         self.reconciler.sync_dirty()
-        if before and (served := before - self._without_slot()):
+        if without and (served := without - self._without_slot()):
             self._touch_tables(self.state.machines.get(str(ident)) for ident in served)
             self.reconciler.sync_dirty()
         self._note()
@@ -200,9 +204,8 @@ class Engine:
             self.sync_full()
             return
         mine = {name for name in names if self._is_mine(name)}
-        for name in names - mine:  # it may be another one when a machine gets it
-            self.links.forget(name)
-        self._mesh_changed(names - mine)
+        for name in names - mine - self._mesh_changed(names - mine):
+            self.links.forget(name)  # it may be another one when a machine gets it
         changed = self.links.refresh(mine)
         self._touch_slots(changed)
         self.reconciler.touch(InterfaceRow, mine)
@@ -219,13 +222,14 @@ class Engine:
         self.reconciler.touch(SlotRow, [machine.id for machine in machines])
         self._touch_tables(machines)
 
-    def _mesh_changed(self, names: set[str]) -> None:
-        """Mesh devices, and what leads over those that are new."""
+    def _mesh_changed(self, names: set[str]) -> set[str]:
+        """The mesh devices among them; what leads over those that are new is
+        applied anew."""
         rows = self.reconciler.wanted
         devices = names & {r.interface for r in rows(MeshRow)}
         devices |= names & {r.interface for r in rows(UserPeerRow)}
         if not devices:
-            return
+            return devices
         self.reconciler.touch(MeshRow, devices)
         renewed = self.links.refresh(devices)
         if renewed:
@@ -233,6 +237,7 @@ class Engine:
             self.reconciler.touch(HostRow, [row.key for row in rows(HostRow)])
             self.reconciler.touch(UserPeerRow, [row.key for row in rows(UserPeerRow)])
             self.reconciler.touch(SettingsRow, ["settings"])
+        return devices
 
     def mesh_view(self) -> View | None:
         """What the host's part in the cluster depends on; None before the state

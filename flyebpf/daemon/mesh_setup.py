@@ -10,6 +10,7 @@ from flyebpf.drivers.netlink_mesh import WIREGUARD_OVERHEAD, MeshNetlink
 from flyebpf.drivers.nft import Mesh
 from flyebpf.errors import UnavailableError
 from flyebpf.model.records import PEERS_PORT
+from flyebpf.plan.mesh import peers_device
 
 
 def with_mtu(config: DaemonConfig) -> DaemonConfig:
@@ -39,6 +40,7 @@ def fence(config: DaemonConfig) -> Mesh:
     carry other things too, which are not our business."""
     mesh = config.mesh
     ports = (mesh.port, mesh.port + PEERS_PORT) if mesh.endpoint else (0, 0)
+    users = peers_device(mesh)
     if mesh.underlay != "wireguard":
-        return Mesh((), ports)
-    return Mesh((f"{mesh.interface}0", f"{mesh.interface}1"), ports)
+        return Mesh((users,), ports)
+    return Mesh((f"{mesh.interface}0", f"{mesh.interface}1", users), ports)

@@ -14,7 +14,7 @@ from pathlib import Path
 from flyebpf.drivers.wireguard import Device, Peer, PeerChange
 from flyebpf.errors import InvalidError, UnavailableError
 
-TIMEOUT = 5.0  # seconds
+TIMEOUT = 2.0  # seconds; milliseconds are usual
 GET = "get=1\n\n"
 NUMBERS = {
     "persistent_keepalive_interval": "keepalive",
