@@ -85,9 +85,13 @@ class Member:
 
     def post(self, path: str, body: Json) -> Json:
         """The answer. Raises LostError, or what etcd's refusal means."""
+        if not self._checked:
+            try:
+                with self._translated():
+                    self._check_version()
+            except LostError as error:
+                raise LostError(str(error), sent=False) from error
         with self._translated():
-            if not self._checked:
-                self._check_version()
             try:
                 answer = self._client.post(self._client.get_url(path), json=body)
             except Etcd3Exception as error:
@@ -240,7 +244,8 @@ def _lost(error: requests.RequestException) -> LostError:
     unsent = isinstance(reason, NewConnectionError | ConnectTimeoutError)
     if isinstance(error, requests.exceptions.SSLError) or "alert" in text:
         why = _tls(text)
-        return LostError(f"{why or 'broke TLS'} ({text.strip()})", sent=not why)
+        other = "ended TLS: it speaks none, or refuses our certificate, or has died"
+        return LostError(f"{why or other} ({text.strip()})", sent=not why)
     if isinstance(error, requests.Timeout) and not unsent:
         return LostError("does not answer in time", sent=True)
     if isinstance(reason, NewConnectionError):
@@ -280,7 +285,7 @@ def _refusal(code: int, text: str) -> Exception:
             "Compact and defragment it, then `etcdctl alarm disarm`; "
             "or give its members a larger --quota-backend-bytes.",
         )
-    if "too large" in text or "too many operations" in text:
+    if "too large" in text or "larger than max" in text or "too many operations" in text:
         return InvalidError(
             f"this change is more than etcd takes at once: {text}",
             "Make it in smaller steps, or give etcd larger --max-request-bytes.",
