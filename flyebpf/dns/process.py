@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -152,7 +153,9 @@ class Session:
             except InvalidError as error:
                 log.error("record %s/%s is left out: %s", kind, ident, error.message)
                 view.remove(kind, ident)
-        if self._begun is None and "revision" in frame:
+        if self._begun is not None:
+            gc.freeze()  # tracing what is loaded, again and again, would delay answers
+        elif "revision" in frame:
             self._control.reached(int(frame["revision"]))
 
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import dns.flags
@@ -85,6 +86,11 @@ def run(
     asyncio.run(main())
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
+    """The forwarder's, not the event loop's."""
+    monkeypatch.setattr("flyebpf.dns.forward.time", SimpleNamespace(monotonic=clock))
+
+
 def test_an_answer_is_forwarded_and_cached() -> None:
     async def test(rig: Rig) -> None:
         first = await rig.ask()
@@ -106,9 +112,9 @@ def test_ttls_go_down_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(rig: Rig) -> None:
         start = time.monotonic()
         await rig.ask()
-        monkeypatch.setattr("flyebpf.dns.forward.time.monotonic", lambda: start + 20.5)
+        set_clock(monkeypatch, lambda: start + 20.5)
         assert (await rig.ask()).message.answer[0].ttl in (39, 40)
-        monkeypatch.setattr("flyebpf.dns.forward.time.monotonic", lambda: start + 61)
+        set_clock(monkeypatch, lambda: start + 61)
         assert (await rig.ask()).message.answer[0].ttl == 60
         assert len(rig.resolvers[0].asked) == 2
 
@@ -410,7 +416,7 @@ def test_old_answers_are_better_than_none(monkeypatch: pytest.MonkeyPatch) -> No
         rig.resolvers[0].behave = silent
         start = time.monotonic()
         real = time.monotonic
-        monkeypatch.setattr("flyebpf.dns.forward.time.monotonic", lambda: real() + 3600)
+        set_clock(monkeypatch, lambda: real() + 3600)
         old = await rig.ask()
         assert (old.rcode, old.data, old.message.answer[0].ttl) == ("NOERROR", ["192.0.2.7"], 30)
         assert 0.15 < real() - start < 2
@@ -420,9 +426,9 @@ def test_old_answers_are_better_than_none(monkeypatch: pytest.MonkeyPatch) -> No
         assert real() - begun < 0.65  # nobody is waited for
         assert rig.counts["stale"] == 2
         rig.resolvers[0].behave = addresses
-        monkeypatch.setattr("flyebpf.dns.forward.time.monotonic", lambda: real() + 3620)
+        set_clock(monkeypatch, lambda: real() + 3620)
         assert (await rig.ask()).message.answer[0].ttl == 60
-        monkeypatch.setattr("flyebpf.dns.forward.time.monotonic", lambda: real() + 200_000)
+        set_clock(monkeypatch, lambda: real() + 200_000)
         rig.resolvers[0].behave = silent
         assert (await rig.ask()).rcode == "SERVFAIL"  # a day is too old
 
