@@ -300,6 +300,22 @@ def test_an_interface_that_went_while_no_daemon_ran(rig: Rig) -> None:
     assert problem.message == f"interface tap2 of machine {gone} does not exist"
 
 
+def test_a_machine_that_moves_after_its_interface_went(rig: Rig) -> None:
+    """Its table has left it out, and takes it again with the change."""
+    rig.links.real["tap2"] = Link(12, bytes(6), True)
+    moved = rig.machine("tap2")
+    rig.engine.catch_up()
+    assert rig.backends() == {0, 1}
+    del rig.links.real["tap2"]
+    rig.engine.links_changed({"tap2"})
+    assert rig.backends() == {0}
+    rig.links.real["tap3"] = Link(13, bytes(6), True)
+    record = replace(rig.engine.state.machines[moved], interface="tap3")
+    rig.store.commit(Transaction((), (Put("machine", moved, encode(record)),)))
+    rig.engine.catch_up()
+    assert rig.backends() == {0, 1}
+
+
 def test_events_of_other_interfaces_cost_nothing(rig: Rig) -> None:
     rig.rest.puts.clear()
     rig.engine.links_changed({"docker0"})
