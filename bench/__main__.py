@@ -6,7 +6,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("dataplane", "sixpn", "chain", "maglev", "plan", "cluster", "apply", "startup", "commands")
+MODULES = (
+    "dataplane",
+    "sixpn",
+    "chain",
+    "maglev",
+    "plan",
+    "cluster",
+    "apply",
+    "startup",
+    "store",
+    "commands",
+)
 
 
 def main() -> int:

@@ -41,20 +41,26 @@ inline int mesh_send_ipv4(struct __sk_buff *skb, const struct host *host)
 	return bpf_redirect(host->ifindex, 0);
 }
 
-/* number: the host's. Returns the verdict; a drop is counted here. */
-inline int mesh_send(struct __sk_buff *skb, const struct settings *s, __u32 number)
+/* Returns the verdict; a drop is counted here. */
+inline int mesh_send_to(struct __sk_buff *skb, const struct settings *s,
+			const struct host *host)
 {
-	struct host *host = get_host(number);
 	struct bpf_redir_neigh next = { .nh_family = AF_INET6 };
 
-	if (!host)
-		return tc_drop(skb, DROP_NO_HOST);
 	if (!(s->mesh_flags & MESH_ETHERNET))
 		return bpf_redirect(host->ifindex, 0); /* takes the header off */
 	if (addr_is_ipv4(&host->next_hop))
 		return mesh_send_ipv4(skb, host);
 	__builtin_memcpy(next.ipv6_nh, &host->next_hop, sizeof(next.ipv6_nh));
 	return redirect_neigh(host->ifindex, &next, sizeof(next), 0);
+}
+
+/* The same by the host's number. */
+inline int mesh_send(struct __sk_buff *skb, const struct settings *s, __u32 number)
+{
+	struct host *host = get_host(number);
+
+	return host ? mesh_send_to(skb, s, host) : tc_drop(skb, DROP_NO_HOST);
 }
 
 /* Put a header before an IPv4 packet. length: of the IPv4 packet, bytes; the
