@@ -96,7 +96,8 @@ class Store(Protocol):
     """Thread safe. Raises :class:`StoreUnavailableError` where it cannot work."""
 
     def revision(self) -> int:
-        """The revision of the last committed transaction; 0 when empty."""
+        """The revision of the last committed transaction, as far as this client
+        has heard of it; its own are included. They grow, but not always by one."""
 
     def get(self, kind: str, id: str) -> Entry | None:
         """One record, or None."""

@@ -426,7 +426,7 @@ def test_http_where_tls_is_spoken_and_the_other_way_round(
     url = cluster.endpoints[0].replace("http:", "https:")
     store = EtcdStore(EtcdConfig((url,), str(pem / "ca.pem"), timeout=1))
     with pytest.raises(
-        StoreUnavailableError, match=r"does not speak TLS|ended TLS: it speaks none"
+        StoreUnavailableError, match=r"not speak TLS|it speaks none"
     ):
         store.get("thing", "a")
     store.close()
