@@ -205,24 +205,31 @@ class MeshPeers:
         return self._mesh.gateway(facts.ifindex, row.endpoint) or row.endpoint
 
     def delete(self, keys: Sequence[Hashable]) -> list[Failure]:
+        """Device by device, too: a whole generation of keys goes at once."""
+        pairs = [key for key in keys if isinstance(key, tuple)]
         failures = []
-        for key in keys:
-            assert isinstance(key, tuple)
-            interface, name = key
+        for interface in dict.fromkeys(interface for interface, _ in pairs):
+            names = [name for of, name in pairs if of == interface]
             try:
-                self._delete(interface, name)
+                self._delete(interface, names)
             except FlyebpfError as error:
-                failures.append(Failure(MeshPeerRow, key, error.message, error.remedy))
+                failures += [
+                    Failure(MeshPeerRow, (interface, name), error.message, error.remedy)
+                    for name in names
+                ]
         return failures
 
-    def _delete(self, interface: str, name: str) -> None:
-        row = self._rows.pop((interface, name), None)
-        left = self._of(interface).values()
+    def _delete(self, interface: str, names: Sequence[str]) -> None:
+        keys: set[str] = set()
+        cidrs: set[str] = set()
+        for name in names:
+            row = self._rows.pop((interface, name), None)
+            keys.add(row.public_key if row else name.removeprefix(KEY))
+            cidrs.update(row.allowed if row else {name.removeprefix(ROUTE)})
         facts = self._mesh.look(interface)
         if facts is None:
             return
-        keys = {row.public_key} if row else {name.removeprefix(KEY)}
-        cidrs = set(row.allowed) if row else {name.removeprefix(ROUTE)}
+        left = self._of(interface).values()
         metric = self._metric(interface)
         claimed = {cidr for other in left for cidr in other.allowed}
         for route in self._mesh.routes().get(facts.ifindex, ()):

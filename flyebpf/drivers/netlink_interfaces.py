@@ -14,6 +14,7 @@ from collections.abc import Hashable, Mapping
 from flyebpf.bpf.program import Program
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
+from flyebpf.drivers.netlink_dumps import IFF_ALLMULTI, IFF_UP
 from flyebpf.drivers.netlink_io import EGRESS, GROUP, INGRESS, Netlink, filter_name
 from flyebpf.errors import FlyebpfError, KernelError
 from flyebpf.model.rows import InterfaceRow, Row
@@ -111,7 +112,11 @@ class Interfaces:
             if found != filter_name(role, program) and not held:
                 self._netlink.guard(name, ifindex, program, role, ROLES[role])
         if group != GROUP:  # setting it again would be an event that ends up here
-            self._netlink.set_link(name, ifindex, group=GROUP)
+            # A VM asks for its gateway's MAC in multicast frames (RFC 4861), which
+            # a NIC keeps to itself while the host's stack has not asked for them.
+            self._netlink.set_link(
+                name, ifindex, group=GROUP, flags=IFF_ALLMULTI, change=IFF_ALLMULTI
+            )
         sysctl.write(sysctl.interface("ipv6", name, "disable_ipv6"), "1")
         if not was_up:
             self._netlink.set_link(name, ifindex, state="up")
@@ -144,7 +149,8 @@ class Interfaces:
             for address in list(known):
                 self._netlink.drop_address(name, link.ifindex, address)
                 known.discard(address)
-            self._netlink.set_link(name, link.ifindex, state="down", group=0)
+            change = IFF_UP | IFF_ALLMULTI
+            self._netlink.set_link(name, link.ifindex, group=0, flags=0, change=change)
             for at in ROLES.values():
                 self._netlink.unguard(name, link.ifindex, at)
         except FlyebpfError as error:

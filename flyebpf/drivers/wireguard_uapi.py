@@ -8,7 +8,6 @@ import base64
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from flyebpf.drivers.wireguard import Device, Peer, PeerChange
@@ -16,11 +15,6 @@ from flyebpf.errors import InvalidError, UnavailableError
 
 TIMEOUT = 2.0  # seconds; milliseconds are usual
 GET = "get=1\n\n"
-NUMBERS = {
-    "persistent_keepalive_interval": "keepalive",
-    "rx_bytes": "received",
-    "tx_bytes": "sent",
-}
 
 
 def key_hex(public_key: str) -> str:
@@ -70,28 +64,46 @@ def encode_peer(peer: PeerChange) -> Iterator[str]:
 def decode_get(answer: str) -> Device:
     """What a ``get`` was answered. Unknown keys are of newer versions. Raises
     UnavailableError for an error, and for what is no such answer."""
-    private_key, port, number = b"", 0, -1
-    peers: dict[str, Peer] = {}
-    peer: Peer | None = None
+    found: dict[str, str] = {}  # of the device, and then its errno
+    peers: list[tuple[dict[str, str], set[str]]] = []
     try:
         for key, value in pairs(answer):
-            if key == "private_key":
-                private_key = bytes.fromhex(value)
-            elif key == "listen_port":
-                port = int(value)
-            elif key == "errno":
-                number = int(value)
-            elif key == "public_key":
-                peer = Peer(key_text(value))
-            elif peer is not None:
-                peer = with_value(peer, key, value)
-            if peer is not None:
-                peers[peer.public_key] = peer
+            if key == "public_key":
+                peers.append(({key: value}, set()))
+            elif key == "allowed_ip" and peers:
+                peers[-1][1].add(value)
+            elif peers and key != "errno":
+                peers[-1][0][key] = value
+            else:
+                found[key] = value
+        number = int(found.get("errno", "-1"))
+        device = Device(
+            bytes.fromhex(found.get("private_key", "")),
+            int(found.get("listen_port", "0")),
+            {peer.public_key: peer for peer in (decode_peer(*lines) for lines in peers)},
+        )
     except ValueError as error:
         raise UnavailableError(f"wireguard-go answered with {error}") from error
     if number:
         raise UnavailableError(f"wireguard-go refused to answer: {reason(number)}")
-    return Device(private_key, port, peers)
+    return device
+
+
+def decode_peer(lines: dict[str, str], allowed: set[str]) -> Peer:
+    """Raises ValueError."""
+
+    def number(key: str) -> int:
+        return int(lines.get(key, "0"))
+
+    return Peer(
+        public_key=key_text(lines["public_key"]),
+        endpoint=lines.get("endpoint", ""),
+        allowed=frozenset(allowed),
+        keepalive=number("persistent_keepalive_interval"),
+        handshake=number("last_handshake_time_sec") + number("last_handshake_time_nsec") / 1e9,
+        received=number("rx_bytes"),
+        sent=number("tx_bytes"),
+    )
 
 
 def pairs(answer: str) -> Iterator[tuple[str, str]]:
@@ -101,21 +113,6 @@ def pairs(answer: str) -> Iterator[tuple[str, str]]:
             if not equals:
                 raise ValueError(f"the line {line[:80]!r}")
             yield key, value
-
-
-def with_value(peer: Peer, key: str, value: str) -> Peer:
-    """``peer`` with one more line of it."""
-    if key == "allowed_ip":
-        return replace(peer, allowed=peer.allowed | {value})
-    if key == "last_handshake_time_sec":
-        return replace(peer, handshake=peer.handshake + int(value))
-    if key == "last_handshake_time_nsec":
-        return replace(peer, handshake=peer.handshake + int(value) / 1e9)
-    if key == "endpoint":
-        return replace(peer, endpoint=value)
-    if key in NUMBERS:
-        return replace(peer, **{NUMBERS[key]: int(value)})  # type: ignore[arg-type]
-    return peer
 
 
 def reason(number: int) -> str:
