@@ -36,7 +36,10 @@ def _number(state: State, network: Network) -> tuple[int, str | None]:
     """Of two networks with one number the first by name keeps it: they would
     reach each other."""
     if not 0 < network.number < HOST_BIT:
-        return 0, f"network {network.ident} has the impossible number {network.number}"
+        return 0, (
+            f"network {network.ident} has the impossible number {network.number}: "
+            f"create its apps again in another network"
+        )
     first = state.networks_with_number(network.number)[0]
     if first is not network:
         return 0, (

@@ -178,6 +178,8 @@ def test_any_changes_give_the_full_plan(
     loaded, other = State.load(len(todo), stored.values()), Planner(config)
     assert {owner: found for owner, found in rows.items() if found} == full(other, loaded)
     assert planner.problems == other.problems
+    texts = [text for found in planner.problems.values() for text in found]
+    assert all(": " in text for text in texts), "what to do comes after the last colon"
     assert state.quarantined == loaded.quarantined
 
 
