@@ -22,7 +22,13 @@ from tests.qemu.kernels import Kernel
 from tests.qemu.machine import NATIVE, Machine, Nic
 from tests.qemu.world import TREE, python
 
-SAME_EVERYWHERE = ("test_differential.py", "test_vm_properties.py", "test_layout.py")
+SAME_EVERYWHERE = (
+    "test_differential.py",
+    "test_mesh_differential.py",
+    "test_vm6_hostile.py",
+    "test_vm_properties.py",
+    "test_layout.py",
+)
 COMPILING = 240.0  # seconds; 60 are usual under TCG
 SUITE = 900.0  # seconds; 240 are usual under TCG
 
