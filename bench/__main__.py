@@ -9,6 +9,7 @@ import sys
 MODULES = (
     "dataplane",
     "sixpn",
+    "mesh",
     "chain",
     "maglev",
     "plan",
