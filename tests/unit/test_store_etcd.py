@@ -425,9 +425,7 @@ def test_http_where_tls_is_spoken_and_the_other_way_round(
 ) -> None:
     url = cluster.endpoints[0].replace("http:", "https:")
     store = EtcdStore(EtcdConfig((url,), str(pem / "ca.pem"), timeout=1))
-    with pytest.raises(
-        StoreUnavailableError, match=r"not speak TLS|it speaks none"
-    ):
+    with pytest.raises(StoreUnavailableError, match=r"not speak TLS|it speaks none"):
         store.get("thing", "a")
     store.close()
     store = EtcdStore(EtcdConfig((secure.replace("https:", "http:"),), timeout=1))
