@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flyebpf.config import MeshConfig
+from flyebpf.model.reasons import DropReason
 from flyebpf.model.records import Host
-from flyebpf.model.rows import HostRow, MeshPeerRow, MeshRow
+from flyebpf.model.rows import HostRow, MeshPeerRow, MeshRow, PolicyRow
 from flyebpf.model.sixpn import host_address, host_prefix
 from flyebpf.model.state import State
 from flyebpf.plan.hosts import PLAIN, WIREGUARD, Hosts, generation_of, misfit
+from flyebpf.plan.prefixes import parse_ipv4
 from flyebpf.plan.site import Plan, Site
 
 DEFAULT_MTU = {WIREGUARD: 1420, PLAIN: 1500}
@@ -79,6 +81,7 @@ def plan_neighbour(site: Site, hosts: Hosts, state: State, name: str) -> Plan:
     if hosts.accepted(name) is None:
         _explain(plan, site, state, host)
         return plan
+    plan.rows += closed(site, host.endpoint)
     sending = generation_of(state)
     if not hosts.has_key(host):
         plan.problems.append(
@@ -96,6 +99,14 @@ def plan_neighbour(site: Site, hosts: Hosts, state: State, name: str) -> Plan:
             next_hop = host.endpoint if config.underlay == PLAIN else ""
             plan.rows.append(HostRow(host.number, name, device, next_hop))
     return plan
+
+
+def closed(site: Site, address: str) -> list[PolicyRow]:
+    """VMs do not reach what only hosts talk to: their packets would come there
+    with this host's address. Unless ``egress.allow`` names just this address."""
+    if parse_ipv4(address) is None or f"{address}/32" in site.config.egress.allow:
+        return []
+    return [PolicyRow(f"{address}/32", int(DropReason.VM_TO_HOST))]
 
 
 def _explain(plan: Plan, site: Site, state: State, host: Host) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flyebpf.config import DaemonConfig, MeshConfig
+from flyebpf.model.reasons import DropReason
 from flyebpf.model.records import (
     AnyRecord,
     WireguardPeer,
@@ -17,6 +18,7 @@ from flyebpf.model.rows import (
     HostRow,
     MeshPeerRow,
     MeshRow,
+    PolicyRow,
     Row,
     SettingsRow,
 )
@@ -27,6 +29,7 @@ from tests.records import CLUSTER, MESH, host, state
 
 ONE, TWO, THREE = host(1), host(2, "fra"), host(3, "lhr")
 PLAIN = replace(MESH, mesh=replace(MESH.mesh, underlay="plain", interface="eth9"))
+CLOSED = PolicyRow("192.0.2.2/32", int(DropReason.VM_TO_HOST))
 PEER = WireguardPeer(
     "acme", "default", "laptop", "h1", "key", peer_prefix(7, HOST_BIT | 1, 5), "2026-01-01"
 )
@@ -125,6 +128,7 @@ class TestNeighbours:
     def test_a_peer_with_all_that_comes_from_it(self) -> None:
         assert neighbour() == (
             [
+                CLOSED,
                 MeshPeerRow(
                     interface="fly0",
                     host="h2",
@@ -155,13 +159,27 @@ class TestNeighbours:
         """Its packets are taken; nothing can be sent to it."""
         keys = replace(ONE, keys={"0": "old", "1": "new"})
         rows, problem = neighbour(keys, replace(CLUSTER, mesh_generation=1, next_generation=1))
-        assert [type(row) for row in rows] == [MeshPeerRow]
+        assert [type(row) for row in rows] == [PolicyRow, MeshPeerRow]
         assert "host h2 has published no WireGuard key of generation 1" in problem
+
+    def test_its_endpoint_is_closed_to_vms(self) -> None:
+        """Unless just that address is opened."""
+        for allow, found in (
+            ((), [CLOSED]),
+            (("192.0.2.0/24",), [CLOSED]),
+            (("192.0.2.2/32",), []),
+        ):
+            egress = replace(MESH.egress, allow=allow)
+            rows, _ = neighbour(config=replace(MESH, egress=egress))
+            assert [row for row in rows if isinstance(row, PolicyRow)] == found
+        rows, _ = neighbour(replace(TWO, endpoint="2001:db8::2"))
+        assert not any(isinstance(row, PolicyRow) for row in rows), "no way there"
 
     def test_on_the_plain_underlay(self) -> None:
         plain = (replace(ONE, underlay="plain"), replace(TWO, underlay="plain", keys={}))
         rows, problem = neighbour(*plain, config=PLAIN)
         assert rows == [
+            CLOSED,
             MeshPeerRow("eth9", "h2", "", "192.0.2.2", ("fdaa:8000:2::/48", "172.16.16.0/20")),
             HostRow(HOST_BIT | 2, "h2", "eth9", "192.0.2.2"),
         ]
