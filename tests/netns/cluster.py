@@ -261,6 +261,8 @@ class Cluster(Rig):
         finally:
             running.kill()
             running.wait()
+            running.stdin.close()
+            running.stdout.close()
 
     def reach(self, names: Sequence[str], addresses: str = "sixpn", expected: Any = ()) -> Any:
         """``tools/matrix.py`` between these VMs; pairs are by position."""

@@ -73,6 +73,17 @@ def create_app(rig: Rig) -> Iterator[CreateApp]:
         rig.destroy_app(app)
 
 
+@pytest.fixture(autouse=True)
+def _loads_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever became of the test. Other modules have a ``rig`` of their own."""
+    names = set(request.fixturenames).intersection(("rig", "cluster"))
+    found = [request.getfixturevalue(name) for name in names]
+    yield
+    for made in found:
+        if isinstance(made, Rig | Cluster):
+            made.end_loads()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A failure shows what the daemons said."""

@@ -67,6 +67,7 @@ class Rig:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.where = Paths(directory)
+        self.loads: list[subprocess.Popen[str]] = []
         self.environment = {
             **os.environ,
             "FLYEBPF_LAB_NAME": name,
@@ -163,8 +164,18 @@ class Rig:
         pipe = subprocess.PIPE
         running = subprocess.Popen(argv, env=self.environment, stdout=pipe, text=True)
         assert running.stdout is not None
+        self.loads.append(running)
         assert running.stdout.readline() == "ready\n"  # from then on SIGTERM is understood
         return Load(running)
+
+    def end_loads(self) -> None:
+        """Those that a test that failed has left running."""
+        for running in self.loads:
+            running.kill()
+            running.wait()
+            if running.stdout is not None:
+                running.stdout.close()
+        self.loads.clear()
 
     # Apps and VMs.
 

@@ -2,10 +2,10 @@
 """leaks: looks for frames with a mark in them where none may be.
 
 Reads one line from standard input: ``{"mark": text, "listen": [{"namespace",
-"interfaces": [...], "local": bool}, …]}``. Listens on the interfaces, both ways
-(none given: on all but lo), and, with ``local``, for what the namespace's own
-stack is given. Prints "ready" and, on SIGTERM,
-``{"leaks": [...], "seen": frames, "missed": frames}``.
+"interfaces": [...], "local": bool, "incoming": bool}, …]}``. Listens on the
+interfaces (none given: on all but lo), both ways unless ``incoming``, and, with
+``local``, for what the namespace's own stack is given. Prints "ready" and, on
+SIGTERM, ``{"leaks": [...], "seen": frames, "missed": frames}``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 
 from flyebpf.lab.net import inside
 
-ETH_P_ALL = 3
+ETH_P_ALL, PACKET_OUTGOING = 3, 4
 SOL_PACKET, PACKET_STATISTICS = 263, 6
 LOCAL = (
     (socket.AF_INET, (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP, 132)),
@@ -35,11 +35,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: ended.append(time.monotonic() + LAST))
     wanted = json.loads(sys.stdin.readline())
     mark = wanted["mark"].encode()
-    named: dict[int, tuple[str, socket.socket]] = {}
+    named: dict[int, tuple[str, socket.socket, bool]] = {}
     for place in wanted["listen"]:
         with inside(place["namespace"]):
             for name, opened in sockets(place):
-                named[opened.fileno()] = (f"{place['namespace']} {name}", opened)
+                incoming = bool(place.get("incoming"))
+                named[opened.fileno()] = (f"{place['namespace']} {name}", opened, incoming)
     poll = select.epoll()
     for descriptor in named:
         poll.register(descriptor, select.EPOLLIN)
@@ -48,12 +49,14 @@ def main() -> None:
     seen = 0
     while not ended or time.monotonic() < ended[0]:
         for descriptor, _ in poll.poll(0.1):
-            name, opened = named[descriptor]
+            name, opened, incoming = named[descriptor]
             for _ in range(256):
                 try:
-                    frame = opened.recv(65_535, socket.MSG_DONTWAIT)
+                    frame, origin = opened.recvfrom(65_535, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     break
+                if incoming and origin[2] == PACKET_OUTGOING:
+                    continue
                 seen += 1
                 if mark in frame:
                     leaks.setdefault(name, []).append(frame[:120].hex())
@@ -62,7 +65,7 @@ def main() -> None:
             {
                 "leaks": [[name, len(found), found[:3]] for name, found in leaks.items()],
                 "seen": seen,
-                "missed": sum(missed(opened) for _, opened in named.values()),
+                "missed": sum(missed(opened) for _, opened, _ in named.values()),
             }
         )
     )
