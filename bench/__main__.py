@@ -16,6 +16,7 @@ MODULES = (
     "cluster",
     "apply",
     "startup",
+    "live",
     "store",
     "commands",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a cluster's store with machines: ``cluster_fill ENDPOINTS COUNT``.
+"""Fills a cluster's store with machines: ``live_fill ENDPOINTS COUNT``.
 
 The machines are on hosts that are only records, a hundred on each, and present.
 Ten machines are an app; every tenth app has an address and a service, so that a
