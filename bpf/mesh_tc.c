@@ -15,8 +15,6 @@
 #include "mesh_deliver.h"
 #include "mesh_return.h"
 
-#define TC_ACT_UNSPEC (-1)
-
 /* To a user's WireGuard peer: which one, WireGuard knows. */
 inline int sixpn_to_peer(struct mesh *m)
 {

@@ -13,7 +13,6 @@
 #include "mesh_send.h"
 
 #define FLYCAST_FIELD 1	   /* host field of Flycast addresses */
-#define NAMESERVER 3	   /* fdaa:<network>::3, also fdaa::3 */
 #define TCP_AND_IPV6 60	   /* bytes of headers that an MSS leaves out */
 
 /* fdaa:<network>:<this host>:0:a:XX00/120 */
@@ -29,8 +28,7 @@ inline __u32 peer_check(const struct mesh *m, __u32 network, const struct sixpn 
 {
 	if (!in_sixpn(&m->outer.dst))
 		return DROP_IPV6;
-	if ((!to->network || to->network == network) && !to->host &&
-	    !to->machine && to->suffix == NAMESERVER)
+	if (is_nameserver(to, 0))
 		return DROP_VM_TO_HOST;
 	if (!to->network || is_host_number(to->network))
 		return DROP_SIXPN_ADDRESS;
@@ -106,6 +104,23 @@ inline int peer_to_peer(struct mesh *m)
 	return bpf_redirect(m->settings->peers, 0);
 }
 
+/* To fdaa:<network>::3, for DNS alone: into the host's stack. */
+inline int peer_to_nameserver(struct mesh *m)
+{
+	struct settings *s = m->settings;
+	struct ports ports;
+
+	if ((m->outer.next_header != IPPROTO_UDP &&
+	     m->outer.next_header != IPPROTO_TCP) ||
+	    bpf_skb_load_bytes(m->skb, sizeof(m->outer), &ports, sizeof(ports)) ||
+	    ports.dest != bpf_htons(DNS_PORT) || !s->host_port)
+		return mesh_drop(m, DROP_VM_TO_HOST);
+	if (!mesh_store_eth(m, s->host_mac, s->host_mac, ETH_P_IPV6))
+		return mesh_drop(m, DROP_REWRITE);
+	count(COUNT_DNS_PASSED);
+	return bpf_redirect(s->host_port, BPF_F_INGRESS);
+}
+
 int peer_tc(struct __sk_buff *skb)
 {
 	struct mesh m = { .skb = skb };
@@ -127,6 +142,8 @@ int peer_tc(struct __sk_buff *skb)
 	to = sixpn_of(&m.outer.dst);
 	if (!is_peer(&m, &from))
 		return mesh_drop(&m, DROP_PEER_SOURCE);
+	if (in_sixpn(&m.outer.dst) && is_nameserver(&to, from.network))
+		return peer_to_nameserver(&m);
 	reason = peer_check(&m, from.network, &to);
 	if (reason)
 		return mesh_drop(&m, reason);

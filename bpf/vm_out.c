@@ -13,8 +13,6 @@
 #include "sixpn.h"
 #include "tc.h"
 
-#define TC_ACT_UNSPEC (-1) /* filters of others go on */
-
 inline bool out_ipv4(struct __sk_buff *skb, const struct slot *slot)
 {
 	__be32 daddr;

@@ -4,7 +4,8 @@
  * First who it is and that it says so (MAC, addresses, ARP), then what it is: a
  * reply to a client, which leaves with the VIP as its source; something of its
  * own to a VIP, which goes to a machine or its host at once; something of its own
- * to the internet, which the host's stack translates. Everything else ends here.
+ * to the internet, which the host's stack translates; something for the host's DNS
+ * server, which is for the next program here, dns.c. Everything else ends here.
  */
 #define BPF_LICENSE Dual BSD/GPL
 

@@ -38,6 +38,7 @@ class DataplaneConfig:
     pool_addresses: int = 65_536
     hosts: int = 4_096
     fragments: int = 16_384
+    names: int = 131_072
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ MINIMA = {
     "maglev_entries": 65_536,
     "pool_addresses": 1,
     "fragments": 64,
+    "names": 64,
 }
 MAXIMUM = 1 << 28  # entries; the kernel could not allocate more of any map
 CHOICES = {

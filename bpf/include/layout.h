@@ -51,7 +51,10 @@ struct settings {
 	__u32 mesh_flags; /* MESH_* */
 	__u32 peers;	  /* ifindex of the users' WireGuard device, or 0 */
 	__u32 vm_buckets; /* of `vm_slots`, a power of two */
-	__u32 pad;
+	__u32 host_port;  /* ifindex where the host's own services take packets of
+			   * private networks, or 0 */
+	__u8 host_mac[6]; /* its MAC */
+	__u16 pad;
 };
 
 #define MESH_RETURN_EDGE 1 /* replies to clients leave where they came in */
@@ -70,6 +73,41 @@ struct host {
 struct sixpn_key {
 	__u32 network;
 	__u32 machine;
+};
+
+/* Key of `names`: a name that machines of a network may ask for. Its network is
+ * in the key as it is, so two names of different networks are never one key,
+ * whatever their hashes; see dns_name.h for the hash. */
+struct name_key {
+	__u32 network;
+	__u32 pad;
+	__u64 hash[2];
+};
+
+/* What a name is answered with. sum: of all its records as the answer has them,
+ * in 16-bit words as they stand in memory, folded. */
+#define NAME_ADDRESSES 8
+struct name {
+	__u32 count;
+	__u32 sum;
+	struct addr addr[NAME_ADDRESSES];
+};
+
+/* dns_limits[slot]: what a machine may still ask. */
+struct dns_limit {
+	__u32 seen; /* jiffies >> 4 when `left` was last filled up */
+	__u32 left;
+};
+
+/* The one entry of `dns_scratch` (per CPU): a query, with room behind it for
+ * reads that the verifier has to know the bounds of, and the end of its answer. */
+#define DNS_QUERY_MAX 236 /* bytes of a message */
+#define DNS_TAIL_WORDS 59 /* NAME_ADDRESSES records and OPT */
+struct dns_scratch {
+	__u8 front[4]; /* so that the name is aligned to 8 bytes */
+	__u8 query[348];
+	__u32 tail[DNS_TAIL_WORDS];
+	__u32 pad;
 };
 
 /* The one entry of `icmp_limit` (per CPU): how many errors may still be sent. */
@@ -296,6 +334,9 @@ enum count {
 	COUNT_MSS = 20,		/* TCP MSS options lowered */
 	COUNT_PEER_OUT = 21,	/* 6PN to a user's WireGuard peer */
 	COUNT_PEER_IN = 22,	/* from one */
+	COUNT_DNS_ANSWER = 23,	/* queries answered by the program at the interface */
+	COUNT_DNS_PASSED = 24,	/* packets passed on to the host's DNS server */
+	COUNT_HOST_OUT = 25,	/* from the host's services to machines and peers */
 	COUNT_MAX = 32
 };
 

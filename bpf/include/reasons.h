@@ -59,6 +59,7 @@ enum drop_reason {
 	DROP_SIXPN_ADDRESS = 54,     /* fdaa:: address that is nobody's */
 	DROP_LINK_LOCAL = 55,	     /* link-local address that is not the gateway's */
 	DROP_NOT_FOR_VM = 56,	     /* about to be delivered to a machine it is not for */
+	DROP_DNS_LIMIT = 57,	     /* more queries than a machine may send */
 
 	/* From the mesh. */
 	DROP_MESH_FORM = 64,	     /* not in the form in which hosts send */
@@ -69,6 +70,9 @@ enum drop_reason {
 	DROP_MESH_INNER = 69,	     /* what it carries is not what hosts send */
 	DROP_MESH_NO_FLOW = 70,	     /* carried reply to a client that is not here */
 	DROP_PEER_SOURCE = 71,	     /* user's peer with a source that is not its own */
+
+	/* From the host itself. */
+	DROP_HOST_SOURCE = 80, /* into private networks, but no answer of a service */
 
 	DROP_REASON_MAX = 128
 };

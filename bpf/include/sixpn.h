@@ -27,6 +27,7 @@
 #define HOST_SUFFIX 1	 /* and a host, with machine 0 */
 #define FLYCAST_HOST 1	 /* host field of Flycast addresses */
 #define NAMESERVER_SUFFIX 3 /* fdaa::3, all else 0 */
+#define DNS_PORT 53
 
 /* The fields, host order. In mesh form `network` and `host` are each other's. */
 struct sixpn {
@@ -93,6 +94,13 @@ inline bool is_host_number(__u32 number)
 inline struct host *get_host(__u32 number)
 {
 	return map_lookup(hosts, &number);
+}
+
+/* fdaa::3, or with a network's number fdaa:<network>::3. */
+inline bool is_nameserver(const struct sixpn *a, __u32 network)
+{
+	return a->network == network && !a->host && !a->machine &&
+	       a->suffix == NAMESERVER_SUFFIX;
 }
 
 /* The slot of a machine of this host, or 0. */

@@ -5,6 +5,7 @@
 
 #include "count.h"
 
+#define TC_ACT_UNSPEC (-1) /* filters after this one go on */
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
 
@@ -16,6 +17,9 @@
 static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params,
 			      int plen, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
+
+/* skb->cb: what a program says to the next one at the same hook. */
+#define CB_PARTIAL 0 /* 1: the packet's checksum is still to be filled in */
 
 inline int tc_drop(const struct __sk_buff *skb, __u32 reason)
 {

@@ -16,9 +16,6 @@
  * drop reason or 0. */
 inline __u32 sixpn_check(const struct slot *slot, const struct sixpn *to)
 {
-	if (!to->network && !to->host && !to->machine &&
-	    to->suffix == NAMESERVER_SUFFIX)
-		return DROP_VM_TO_HOST;
 	if (!to->network || is_host_number(to->network))
 		return DROP_SIXPN_ADDRESS;
 	if (to->network != slot->network)
@@ -146,11 +143,36 @@ inline int sixpn_to_host(struct vm6 *p, __u32 number)
 	return mesh_send_to(p->skb, p->settings, host);
 }
 
+/* To fdaa::3, for DNS alone: it is who it says it is, and the next program at the
+ * interface (dns.c) has the rest. Without that one it ends in the host's stack,
+ * which takes no IPv6 from the interface. */
+inline int vm6_nameserver(struct vm6 *p)
+{
+	struct ports ports;
+	__u32 reason;
+
+	if (p->from != FROM_OWN)
+		return tc_drop(p->skb, DROP_SPOOFED_IP);
+	if (p->upper.extended ||
+	    (p->upper.proto != IPPROTO_UDP && p->upper.proto != IPPROTO_TCP) ||
+	    !vm6_peek(p, &ports, sizeof(ports)) || ports.dest != bpf_htons(DNS_PORT))
+		return tc_drop(p->skb, DROP_VM_TO_HOST);
+	reason = vm6_check_offload(p);
+	if (reason)
+		return tc_drop(p->skb, reason);
+	p->skb->cb[CB_PARTIAL] = p->partial;
+	return TC_ACT_UNSPEC;
+}
+
 inline int vm6_sixpn(struct vm6 *p)
 {
 	struct sixpn to = sixpn_of(&p->ip->dst);
-	__u32 reason = p->from == FROM_OWN ? sixpn_check(p->slot, &to) :
-					     DROP_SPOOFED_IP;
+	__u32 reason;
+
+	if (is_nameserver(&to, 0))
+		return vm6_nameserver(p);
+	reason = p->from == FROM_OWN ? sixpn_check(p->slot, &to) :
+				       DROP_SPOOFED_IP;
 
 	if (!reason)
 		reason = sixpn_protocol(p);

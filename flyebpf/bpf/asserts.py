@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from flyebpf.bpf import layout
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX, Count, DropReason
 
-CONSTANTS = re.compile(r"(MAX|VIP|VM|MESH|SERVICE|SLOT|REPLY|FLOW|POLICY)_[A-Z_]+")
+CONSTANTS = re.compile(r"(MAX|DNS|NAME|VIP|VM|MESH|SERVICE|SLOT|REPLY|FLOW|POLICY)_[A-Z_]+")
 
 
 def structs() -> Iterator[type[ct.Structure]]:

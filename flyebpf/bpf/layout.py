@@ -39,6 +39,10 @@ VM_SLOT_WAYS = 4
 
 POLICY_ALLOW = 0
 
+NAME_ADDRESSES = 8
+DNS_QUERY_MAX = 236
+DNS_TAIL_WORDS = 59
+
 U8 = ct.c_uint8
 U16 = ct.c_uint16
 U32 = ct.c_uint32
@@ -68,7 +72,9 @@ class Settings(ct.Structure):
         ("mesh_flags", U32),
         ("peers", U32),
         ("vm_buckets", U32),
-        ("pad", U32),
+        ("host_port", U32),
+        ("host_mac", U8 * 6),
+        ("pad", U16),
     )
 
 
@@ -78,6 +84,27 @@ class Host(ct.Structure):
 
 class SixpnKey(ct.Structure):
     _fields_ = (("network", U32), ("machine", U32))
+
+
+class NameKey(ct.Structure):
+    _fields_ = (("network", U32), ("pad", U32), ("hash", U64 * 2))
+
+
+class Name(ct.Structure):
+    _fields_ = (("count", U32), ("sum", U32), ("addr", Addr * NAME_ADDRESSES))
+
+
+class DnsLimit(ct.Structure):
+    _fields_ = (("seen", U32), ("left", U32))
+
+
+class DnsScratch(ct.Structure):
+    _fields_ = (
+        ("front", U8 * 4),
+        ("query", U8 * 348),
+        ("tail", U32 * DNS_TAIL_WORDS),
+        ("pad", U32),
+    )
 
 
 class IcmpLimit(ct.Structure):

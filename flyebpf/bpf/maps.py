@@ -87,7 +87,7 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
-INDEPENDENT = ("drops", "counts", "hosts", "icmp_limit")
+INDEPENDENT = ("drops", "counts", "hosts", "icmp_limit", "names", "dns_scratch")
 """Maps in which no index of another map is, nor is theirs in any."""
 
 
@@ -133,6 +133,9 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("vm_slots", array, u32, layout.VmSlotBucket, vm_buckets(config)),
         MapSpec("sixpn", hash_, layout.SixpnKey, u32, 2 * machines, BPF_F_NO_PREALLOC),
         MapSpec("hosts", hash_, u32, layout.Host, config.hosts),
+        MapSpec("names", hash_, layout.NameKey, layout.Name, config.names, BPF_F_NO_PREALLOC),
+        MapSpec("dns_limits", array, u32, layout.DnsLimit, machines),
+        MapSpec("dns_scratch", per_cpu, u32, layout.DnsScratch, 1),
         MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1),
         MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),

@@ -33,6 +33,8 @@ PROGRAMS = (
     ProgramSpec("peer_tc", "tc"),
     ProgramSpec("vm_tc", "tc"),
     ProgramSpec("vm_out", "tc"),
+    ProgramSpec("dns", "tc"),
+    ProgramSpec("host_tc", "tc"),
 )
 
 

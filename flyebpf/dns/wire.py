@@ -23,6 +23,8 @@ UDP_MAX = 1232
 """What is sent at most by UDP: with its headers it fits IPv6's least MTU."""
 TCP_MAX = 65535
 TTL = 5
+FEW = 8
+"""Addresses of a name that the programs at machines' interfaces answer."""
 NEGATIVE_TTL = 1
 
 QR, AA, TC, RD, RA, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0010
@@ -218,7 +220,7 @@ def build(query: Query, answer: Answer, limit: int) -> bytes:
         return found if len(found) <= limit else truncated(query, AA)
     tail = opt(query)
     left = limit - HEADER - len(query.asked) - len(tail)
-    records, all_fit = _records(answer, left)
+    records, all_fit = _records(query, answer, left)
     cut = 0 if all_fit else TC
     if cut and limit == TCP_MAX:
         cut = 0  # there is no way to ask for more
@@ -226,14 +228,14 @@ def build(query: Query, answer: Answer, limit: int) -> bytes:
     return b"".join((front, *records, tail))
 
 
-def _records(answer: Answer, left: int) -> tuple[list[bytes], bool]:
+def _records(query: Query, answer: Answer, left: int) -> tuple[list[bytes], bool]:
     """Records of the asked name in ``left`` bytes, and whether all fit. What
     fits is sent even when the client has to ask again: some never do, and any
     part of the addresses serves them."""
     if answer.type == Type.AAAA:
         count = min(len(answer.rdata), left // 28)
-        chosen = answer.rdata[:count] if answer.ordered else random.sample(answer.rdata, count)
-        return [_AAAA + address for address in chosen], count == len(answer.rdata)
+        records = [_AAAA + address for address in _chosen(query, answer, count)]
+        return records, count == len(answer.rdata)
     front = b"\xc0\x0c"
     records = [
         front + _RECORD.pack(answer.type, IN, TTL, len(rdata)) + rdata for rdata in answer.rdata
@@ -241,6 +243,19 @@ def _records(answer: Answer, left: int) -> tuple[list[bytes], bool]:
     if sum(map(len, records)) > left:
         return [], False
     return records, True
+
+
+def _chosen(query: Query, answer: Answer, count: int) -> Sequence[bytes]:
+    """So many of the addresses. Which one comes first is random: of a few, by the
+    query's id, which clients choose at random (RFC 5452), as the programs at
+    machines' interfaces do it."""
+    found = answer.rdata
+    if answer.ordered:
+        return found[:count]
+    if len(found) > FEW:
+        return random.sample(found, count)
+    first = query.id % len(found)
+    return (*found[first:], *found[:first])[:count]
 
 
 _AAAA = b"\xc0\x0c" + _RECORD.pack(Type.AAAA, IN, TTL, 16)

@@ -61,6 +61,7 @@ class DropReason(IntEnum):
     SIXPN_ADDRESS = 54
     LINK_LOCAL = 55
     NOT_FOR_VM = 56
+    DNS_LIMIT = 57
     MESH_FORM = 64
     MESH_SOURCE = 65
     MESH_NOT_HERE = 66
@@ -69,6 +70,7 @@ class DropReason(IntEnum):
     MESH_INNER = 69
     MESH_NO_FLOW = 70
     PEER_SOURCE = 71
+    HOST_SOURCE = 80
 
     @property
     def label(self) -> str:
@@ -126,6 +128,7 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.SIXPN_ADDRESS: "address of the private networks that nobody can have",
     DropReason.LINK_LOCAL: "a VM tried to reach a link-local address that is not its gateway's",
     DropReason.NOT_FOR_VM: "was about to be delivered to a machine that it is not for",
+    DropReason.DNS_LIMIT: "a VM sent more DNS queries than it may",
     DropReason.MESH_FORM: "came over the mesh in a form in which no host sends",
     DropReason.MESH_SOURCE: "came over the mesh from no host or machine",
     DropReason.MESH_NOT_HERE: "came over the mesh for another host",
@@ -134,6 +137,7 @@ DESCRIPTIONS: dict[DropReason, str] = {
     DropReason.MESH_INNER: "came over the mesh and carries what no host sends",
     DropReason.MESH_NO_FLOW: "reply that came back over the mesh to a client that is not here",
     DropReason.PEER_SOURCE: "a user's WireGuard peer sent from an address that is not its own",
+    DropReason.HOST_SOURCE: "sent into a private network by the host, and no answer of a service",
 }
 
 
@@ -161,6 +165,9 @@ class Count(IntEnum):
     MSS = 20
     PEER_OUT = 21
     PEER_IN = 22
+    DNS_ANSWER = 23
+    DNS_PASSED = 24
+    HOST_OUT = 25
 
 
 COUNT_MAX = 32

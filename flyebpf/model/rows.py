@@ -57,7 +57,8 @@ class SettingsRow(Row):
 
     ``host``: this host's number, 0 when it has none. ``mesh_mtu``: bytes of the
     longest IPv6 packet that the mesh takes, 0 without a mesh. ``peers``: the
-    device of users' WireGuard peers, "" for none.
+    device of users' WireGuard peers, "" for none. ``host_port``: where packets
+    for the host's own services go, "" for nowhere.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SettingsRow(Row):
     mesh_ethernet: bool = False
     return_edge: bool = False
     peers: str = ""
+    host_port: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,36 @@ class VipRow(Row):
     ranges: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HostPortRow(Row):
+    """Where the host's own services meet private networks: the pair of devices
+    ``interface`` (the stack's side) and ``far`` (the programs'). ``addresses``: of
+    the services, as CIDRs; ``route``: the prefix that the stack sends there."""
+
+    interface: str
+    far: str
+    addresses: tuple[str, ...]
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameRow(Row):
+    """A name that the programs answer machines of ``network`` (its number) with
+    the addresses of: 16 bytes each, 1 to 8, in the DNS server's order. ``digest``
+    is ``model.namehash`` of ``name``, which is in wire form and lower case."""
+
+    network: int
+    digest: bytes
+    name: bytes
+    addresses: tuple[bytes, ...]
+
+    @property
+    def key(self) -> Hashable:
+        return (self.network, self.digest)
+
+
 ROW_ORDER: tuple[type[Row], ...] = (
+    HostPortRow,  # settings have its index
     SettingsRow,
     PolicyRow,
     NatRow,
@@ -307,4 +338,5 @@ ROW_ORDER: tuple[type[Row], ...] = (
     ServiceRow,
     VipRow,
     UplinkRow,
+    NameRow,
 )

@@ -240,6 +240,8 @@ class Model6:
     def sixpn(self, packet: Packet, kind: int | None) -> Verdict:
         if not self.owns(packet.sender, packet.source):
             raise Drop(R.SPOOFED_IP)
+        if packet.target == NAMESERVER:
+            return to_nameserver(packet)
         to = fields_of(packet.target)
         self.check_target(packet, to)
         check_protocol(packet, kind)
@@ -254,8 +256,6 @@ class Model6:
         return self.to_machine(packet, to)
 
     def check_target(self, packet: Packet, to: Fields) -> None:
-        if packet.target == NAMESERVER:
-            raise Drop(R.VM_TO_HOST)
         if to.network == 0 or to.network >> 31:
             raise Drop(R.SIXPN_ADDRESS)
         if to.network != packet.sender.network:
@@ -296,6 +296,15 @@ class Model6:
         message += packet.frame[14 : 14 + QUOTE]
         answer = self.back(packet, from_gateway(packet.source, message, 64))
         return Verdict(Tc.REDIRECT, answer, R.TOO_BIG, (Count.TOO_BIG,))
+
+
+def to_nameserver(packet: Packet) -> Verdict:
+    """The next program at the interface has the rest."""
+    upper = packet.upper
+    port = int.from_bytes(packet.frame[upper.at + 2 : upper.at + 4], "big")
+    if upper.extended or upper.proto not in (TCP, UDP) or port != 53:
+        raise Drop(R.VM_TO_HOST)
+    return Verdict(Tc.UNSPEC, packet.frame)
 
 
 def check_protocol(packet: Packet, kind: int | None) -> None:

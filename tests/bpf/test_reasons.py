@@ -16,10 +16,11 @@ from flyebpf.bpf.layout import FLOW_CONFIRMED
 from flyebpf.model.reasons import DESCRIPTIONS, Count, DropReason
 from tests import packets as p
 from tests import packets6 as p6
-from tests.bpf import far
+from tests.bpf import dnsworld, far
 from tests.bpf.fast import flooded
 from tests.bpf.rig import Outcome, Rig, Tc, Xdp
 from tests.bpf.test_edge_xdp import changed, most_metadata
+from tests.bpf.test_host_tc import ANSWER, sent
 
 ROOT = Path(__file__).resolve().parents[2]
 R = DropReason
@@ -91,6 +92,24 @@ def peer_to_peer(rig: Rig) -> Outcome:
     return rig.tc(bytes(p6.udp(1, bytes(20), src=src, dst=dst))[14:], "lan0", program="peer_tc")
 
 
+def query(rig: Rig, name: str) -> Outcome:
+    dnsworld.build(rig)
+    return rig.tc(dnsworld.asked(dnsworld.query(name)), "vm1", program="dns")
+
+
+def many_queries(rig: Rig) -> Outcome:
+    """A new period of the limit may begin meanwhile: then once more."""
+    fast, frame = dnsworld.fast(rig, 1), dnsworld.raw(dnsworld.query("nobody.internal"))
+    query(rig, "nobody.internal")
+    for _ in range(20):
+        for _ in range(300):
+            fast.run(frame)
+        outcome = query(rig, "nobody.internal")
+        if outcome.reason is not None:
+            break
+    return outcome
+
+
 TO_HERE = far.to_here(p.SYN)
 HERE = p6.address(2)
 IPV6 = Ether(src=p.ROUTER_MAC, dst=p.HOST_MAC, type=0x86DD)
@@ -141,6 +160,8 @@ WAYS: dict[DropReason, Way] = {
     R.SIXPN_HOST: vm6_to(p6.remote(9, p6.NO_HOST)),
     R.SIXPN_ADDRESS: vm6_to("fdaa::4"),
     R.LINK_LOCAL: vm6_to("fe80::2"),
+    R.DNS_LIMIT: many_queries,
+    R.HOST_SOURCE: lambda rig: rig.tc(p.SYN, "lan0", program="host_tc"),
     R.NOT_FOR_VM: lambda rig: rig.tc(p.SYN, "vm1", program="vm_out"),
     R.VM_TO_HOST: vm_to("192.0.2.1"),
     R.VM_TO_PRIVATE: vm_to(p.private_ip(2)),
@@ -208,6 +229,9 @@ COUNTS: dict[Count, Callable[[Rig], Outcome | list[Outcome]]] = {
     Count.MESH_OUT: far_away,
     Count.MESH_IN: from_mesh(TO_HERE),
     Count.MESH_RETURN: from_mesh(far.back_here(p.client_tcp(9, src=p.VIP, dst=p.CLIENT))),
+    Count.DNS_ANSWER: lambda rig: query(rig, "web.internal"),
+    Count.DNS_PASSED: lambda rig: query(rig, "nobody.internal"),
+    Count.HOST_OUT: lambda rig: rig.tc(sent(ANSWER), "lan0", program="host_tc"),
     Count.SIXPN_IN: sixpn_from_mesh(p6.remote(9), HERE),
 }
 
