@@ -62,6 +62,10 @@ class Repeat:
             self._say("the daemon's main thread is busy")
         except OSError as error:
             self._say(str(error))
+        except Exception as error:  # the thread must not end: the host would count as gone
+            if str(error) != self.error:
+                log.exception("%s: a fault of flyebpf itself", self._thread.name)
+            self.error = str(error) or type(error).__name__
         else:
             self.error = ""
             return wait
