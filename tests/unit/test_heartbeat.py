@@ -102,6 +102,7 @@ def test_it_goes_on_after_what_nobody_foresaw(caplog: pytest.LogCaptureFixture) 
     part.start()
     assert done.wait(5.0), "the host would count as gone"
     part.stop()
+    assert part.fault is None
     (said,) = caplog.records
     assert said.exc_info, "the log says where"
     assert part.error == ""
