@@ -100,7 +100,8 @@ def _look(tx: Tx) -> Rotation:
     generation, following = cluster.mesh_generation, cluster.next_generation
     present = {record.host for record in every(tx.store, Presence)}
     states = {status.host: status.ready_generation for status in every(tx.store, HostStatus)}
-    waiting, away = [], []
+    waiting: list[str] = []
+    away: list[str] = []
     for host in _meshed(tx.store):
         lacks = str(following) not in host.keys
         if following != generation:
