@@ -10,8 +10,9 @@ from ipaddress import ip_address, ip_network
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
 from flyebpf.model import names
-from flyebpf.model.records import Cluster, Host, Machine, Presence
+from flyebpf.model.records import Cluster, Host, Machine, Pool, Presence
 from flyebpf.model.sixpn import HOST_BIT
+from flyebpf.ops import private
 from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.base import Store
 
@@ -66,6 +67,8 @@ def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
             identity=wanted.identity or have.identity,
         )
     if host != have:
+        # Whoever gives out an address of the block writes its pool.
+        tx.get(Pool, private.pool_name(host.name))
         _check_block(tx.store, host)
         _check_endpoint(tx.store, host)
         tx.put(host)

@@ -11,8 +11,9 @@ from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
 from flyebpf.model.records import App, Host, Presence
 from flyebpf.model.sixpn import HOST_BIT
-from flyebpf.ops import cluster, machines, orgs
+from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
+from flyebpf.store.base import Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -64,6 +65,26 @@ def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:
         cluster.ensure(store, config(block="172.16.32.0/20"))
     cluster.ensure(store, config(block="172.16.0.0/24"))
     assert find(store, Host, "h1").block == "172.16.0.0/24"
+
+
+def test_a_machine_that_comes_while_the_block_is_changed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move writes neither the cluster's record nor the host's."""
+    elsewhere = config(host="h2", block="172.16.16.0/20")
+    cluster.ensure(store, elsewhere)
+    machine = machines.add(store, elsewhere, "web", interface="tap0", mac="02:00:00:00:00:01")
+    commit = store.commit
+
+    def late(transaction: Transaction) -> int:
+        monkeypatch.setattr(store, "commit", commit)
+        moves.move(store, config(), machine.id, interface="tap0")
+        return commit(transaction)
+
+    monkeypatch.setattr(store, "commit", late)
+    with pytest.raises(ConflictError, match=r"does not contain 172\.16\.0\.2 of machine"):
+        cluster.ensure(store, config(block="172.16.32.0/20"))
+    assert find(store, Host, "h1").block == "172.16.0.0/20"
 
 
 def test_nothing_works_before_a_daemon_was_started(tmp_path: Path) -> None:
