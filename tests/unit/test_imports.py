@@ -51,7 +51,7 @@ ANYTHING = {"daemon"}
 HOMES = {
     "bcc": ["flyebpf.bpf.compiler"],
     "pyroute2": ["flyebpf.drivers.netlink*", "flyebpf.lab.*"],
-    "cryptography": ["flyebpf.wireguardkeys", "flyebpf.drivers.wireguard_keys"],
+    "cryptography": ["flyebpf.wireguardkeys"],
     "sqlite3": ["flyebpf.store.sqlite*"],
     "etcd3gw": ["flyebpf.store.etcdmembers"],
     "requests": ["flyebpf.store.etcdmembers"],

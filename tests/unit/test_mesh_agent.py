@@ -15,12 +15,13 @@ from flyebpf.daemon import mesh_keys, mesh_status
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_rotation import Rotation, View
 from flyebpf.drivers.wireguard import Device, Peer
-from flyebpf.drivers.wireguard_keys import Keys, public_half
+from flyebpf.drivers.wireguard_keys import Keys
 from flyebpf.model.records import PEERS_KEY, Cluster, Host, HostStatus, Latency, Presence
 from flyebpf.model.rows import MeshPeerRow, MeshRow
 from flyebpf.ops import cluster
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.sqlite import SqliteStore
+from flyebpf.wireguardkeys import public_half
 
 MESH = MeshConfig(underlay="wireguard", endpoint="192.0.2.1")
 ROW = MeshRow("fly0", "wireguard", 0, 51820, ("fdaa:8000:1::1/128",), 1420)

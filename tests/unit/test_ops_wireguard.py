@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_the_configuration_is_that_of_the_contract(store: SqliteStore) -> None:
     assert (peer.org, peer.network, peer.name, peer.host) == ("acme", "default", "laptop", "h2")
     assert peer.address == "fdaa:0:1:8000:2:0:a:0/120"
     assert wireguard.own_address(peer) == "fdaa:0:1:8000:2:0:a:2"
-    assert peer.public_key == wireguardkeys.public_half(private)
+    assert peer.public_key == wireguardkeys.public_half(base64.b64decode(private))
     everything = json.dumps([entry.body for entry in store.snapshot()[1]])
     assert private not in everything
 
