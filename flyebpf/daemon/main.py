@@ -79,6 +79,8 @@ class Daemon:
         stack.callback(StateLock(config.state_dir).close)
         self._store = stores.open_store(config)
         stack.callback(self._store.close)
+        # A file of this host's own has no other machine in it.
+        self._identity = identity(Path(config.state_dir)) if config.store == "etcd" else ""
         records = stores.when_there(config, lambda: self._register(config))
         self._socket = listen(config.api.socket, config.api.group)
         stack.callback(self._socket.close)
@@ -113,6 +115,7 @@ class Daemon:
             lambda: self._loop.call(self._engine.mesh_view, VIEW_PATIENCE),
             version=version(),
             programs=self._generation.hash,
+            identity=self._identity,
         )
         self._backend.watch_mesh(self._mesh)
         self._next_full = self._next_recheck = 0.0
@@ -123,9 +126,7 @@ class Daemon:
             stack.callback(self._metrics.stop)
 
     def _register(self, config: DaemonConfig) -> Cluster:
-        # A file of this host's own has no other machine in it.
-        own = identity(Path(config.state_dir)) if config.store == "etcd" else ""
-        records, host = cluster.ensure(self._store, config, own)
+        records, host = cluster.ensure(self._store, config, self._identity)
         publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
         return records
 
@@ -278,4 +279,5 @@ class Daemon:
         found = [*foreign_pins(config), *socket_group(config)]
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, "Packets are forwarded as before."))
+        found += [Problem("cluster", e.message, e.remedy) for e in self._mesh.faults]
         return found
