@@ -87,9 +87,9 @@ class DnsClient:
         """What the process counts. Raises UnavailableError."""
         return self._call("metrics")
 
-    def ask(self, query: bytes, asker: Asker) -> bytes | None:
-        """The answer that ``asker`` would get by TCP. Raises UnavailableError."""
-        found = self._call("ask", query=query.hex(), asker=list(asker))["answer"]
+    def ask(self, query: bytes, asker: Asker, *, tcp: bool = True) -> bytes | None:
+        """The answer that ``asker`` would get. Raises UnavailableError."""
+        found = self._call("ask", query=query.hex(), asker=list(asker), tcp=tcp)["answer"]
         return None if found is None else bytes.fromhex(found)
 
     def stop_process(self) -> None:

@@ -82,8 +82,8 @@ class Control:
             "revision": self._revision,
         }
 
-    async def ask(self, query: bytes, asker: Asker) -> bytes | None:
-        found = self._server.responder.take(query, asker, True)
+    async def ask(self, query: bytes, asker: Asker, tcp: bool) -> bytes | None:
+        found = self._server.responder.take(query, asker, tcp)
         return found if found is None or isinstance(found, bytes) else await found
 
     def new_view(self) -> View:
@@ -117,7 +117,8 @@ class Session:
         try:
             if op == "ask":
                 asker = Asker(*frame["asker"])
-                answer = await self._control.ask(bytes.fromhex(frame["query"]), asker)
+                query, tcp = bytes.fromhex(frame["query"]), bool(frame.get("tcp", True))
+                answer = await self._control.ask(query, asker, tcp)
                 return {"answer": answer.hex() if answer is not None else None}
             return self._take(op, frame)
         except (KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from flyebpf.errors import KernelError
 from flyebpf.model.rows import NatRow, Row
+from flyebpf.model.sixpn import HOST_PORT
 from flyebpf.reconcile.base import Failure
 
 TABLE = "flyebpf"
@@ -32,6 +33,7 @@ COUNTERS = (
     "vm_nat",
     "mesh_to_uplink",
     "mesh_forward",
+    "host_port",
 )
 SIXPN = "fdaa::/16"
 OTHER_PORTS = "32768-49151"
@@ -81,7 +83,8 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     too, in case a packet ever gets past the programs at their interfaces. What
     belongs to no connection would leave untranslated, so it does not leave.
     Nothing of the private networks leaves over an uplink, whatever the routes
-    say when a mesh device is gone."""
+    say when a mesh device is gone. What machines send to the host's own services
+    reaches DNS and nothing else, and nobody is forwarded to machines there."""
     uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
     nat = "\n".join(masquerade(row, group, mesh) for row in sorted(rows, key=lambda r: r.source))
     clear = "\n".join(
@@ -97,12 +100,16 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
   chain input {{
     type filter hook input priority -10; policy accept;
     meta iifgroup {group} counter name vm_to_host drop
+    iifname "{HOST_PORT}" ip6 daddr {SIXPN} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{HOST_PORT}" counter name host_port drop
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
     meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
     meta iifgroup {group} ct state {{ invalid, untracked }} counter name vm_untracked drop
     meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
+    iifname "{HOST_PORT}" counter name host_port drop
+    oifname "{HOST_PORT}" counter name host_port drop
 {forward(group, mesh)}
   }}
   chain clear {{

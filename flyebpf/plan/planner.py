@@ -17,6 +17,7 @@ from flyebpf.plan.host import plan_host
 from flyebpf.plan.hosts import Lookout
 from flyebpf.plan.machines import plan_machine
 from flyebpf.plan.mesh import plan_neighbour
+from flyebpf.plan.names import plan_names
 from flyebpf.plan.networks import plan_peer
 from flyebpf.plan.services import Router
 from flyebpf.plan.site import Owner, Plan, Site
@@ -70,6 +71,8 @@ class Planner:
                 return plan_machine(site, state, self._router, hosts, ident)
             case ("app", name):
                 return plan_app(site, state, hosts, self._router.routes(state, name))
+            case ("names", name):
+                return plan_names(state, site.config.host, name)
             case ("mesh", name):
                 return plan_neighbour(site, hosts, state, name)
             case ("wireguard", ident):

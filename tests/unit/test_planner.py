@@ -191,17 +191,22 @@ def touched(state: State, record: Any, *, gone: bool = False) -> set[Owner]:
 def test_a_machines_state_touches_it_and_its_app_alone() -> None:
     here = web(machine(1), machine(2), machine(3, app="db"))
     stopped = machine(1, state=MachineState.STOPPED)
-    assert touched(here, stopped) == {("machine", stopped.id), ("app", "web")}
+    names = ("names", "web")
+    assert touched(here, stopped) == {("machine", stopped.id), ("app", "web"), names}
 
 
 def test_services_and_addresses_touch_the_apps_machines_here() -> None:
     here = web(machine(1), machine(2, host="h2"), machine(3, app="db"))
-    expected = {("app", "web"), ("machine", machine(1).id)}
+    expected = {("app", "web"), ("names", "web"), ("machine", machine(1).id)}
     assert touched(here, deployment()) == expected
     assert touched(here, address(), gone=True) == expected
     moved = address(app="db")
     here = web(machine(1), machine(3, app="db"))
-    assert touched(here, moved) == expected | {("app", "db"), ("machine", machine(3).id)}
+    assert touched(here, moved) == expected | {
+        ("app", "db"),
+        ("names", "db"),
+        ("machine", machine(3).id),
+    }
 
 
 def test_whoever_waited_for_an_interface_gets_it() -> None:
@@ -219,7 +224,9 @@ def test_what_no_row_depends_on_touches_nobody() -> None:
     assert touched(here, replace(CLUSTER, next_machine=7)) == set()
     assert touched(here, Network("acme", "other", 1)) == set()
     assert touched(here, HostStatus("h1", "2026-01-01T00:00:00Z", version="2")) == set()
-    assert touched(here, Presence("h1")) == touched(here, Latency("h1", "ams")) == set()
+    assert touched(here, Latency("h1", "ams")) == set()
+    assert touched(here, Presence("h1")) == {("names", "web")}
+    assert touched(here, Presence("h1")) == set()
     assert touched(here, Host("h2", 1 << 31, "ams", "172.16.16.0/20")) == set()
     assert touched(here, replace(CLUSTER, seed=1)) == {HOST}
 
