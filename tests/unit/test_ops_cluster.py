@@ -9,7 +9,7 @@ import pytest
 
 from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import App, Host, Presence
+from flyebpf.model.records import App, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
@@ -57,6 +57,15 @@ def test_blocks_of_hosts_do_not_overlap(store: SqliteStore) -> None:
     with pytest.raises(ConflictError, match=r"overlaps 172\.16\.0\.0/20 of host 'h1'"):
         cluster.ensure(store, config(host="h2", block="172.16.8.0/24"))
     assert [host.name for host in every(store, Host)] == ["h1"]
+
+
+def test_records_of_others_making_stop_no_host(store: SqliteStore) -> None:
+    strange = Host("h9", HOST_BIT | 99, "ams", "everything", endpoint="nowhere")
+    transact(store, lambda tx: tx.put(strange))
+    add(store)
+    (machine,) = every(store, Machine)
+    transact(store, lambda tx: tx.put(replace(machine, services_ip="none")))
+    assert cluster.ensure(store, config(block="172.16.0.0/21"))[1].block == "172.16.0.0/21"
 
 
 def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:
