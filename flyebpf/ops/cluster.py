@@ -11,7 +11,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
 from flyebpf.model import names
 from flyebpf.model.fleet import block_of
-from flyebpf.model.records import Cluster, Host, Machine, Pool, Presence
+from flyebpf.model.records import Cluster, Host, Machine, Network, Pool, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import private
 from flyebpf.ops.transact import Tx, every, transact
@@ -26,7 +26,8 @@ def ensure(store: Store, config: DaemonConfig, identity: str = "") -> tuple[Clus
 
     Raises ConflictError when the host's private block overlaps another host's,
     or leaves out addresses that machines of this host have, or when its endpoint
-    is another host's. ``identity``: of the machine that this runs on; also
+    is another host's; UnavailableError when the cluster's record has been lost.
+    ``identity``: of the machine that this runs on; also
     ConflictError when another one runs under the same name.
     """
     wanted = replace(host_of(config), identity=identity)
@@ -53,7 +54,7 @@ def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
     ``wanted.number`` is not used: a new host gets a number that no host has ever
     had, one that is there keeps its own, and what operators said of it.
     """
-    cluster = tx.get(Cluster, _IDENT) or Cluster(seed=secrets.randbits(64))
+    cluster = tx.get(Cluster, _IDENT) or _first_cluster(tx.store)
     have = tx.get(Host, wanted.name)
     if have is None:
         number, cluster = _next_host(cluster)
@@ -95,6 +96,19 @@ def require_host(tx: Tx, name: str) -> Host:
             f"host {name!r} is not registered", "start `flyebpf daemon` on it, which does that"
         )
     return host
+
+
+def _first_cluster(store: Store) -> Cluster:
+    """Its counters say which numbers were ever given out: they are begun anew only
+    where nobody can have one. Raises UnavailableError."""
+    for kind in (Host.kind, Network.kind, Machine.kind):
+        if entries := store.list(kind):
+            raise UnavailableError(
+                f"the store has no cluster record, but {kind} {entries[0].id!r}: numbers that "
+                "are in use would be given out again",
+                "restore the store from a copy, or start with an empty one",
+            )
+    return Cluster(seed=secrets.randbits(64))
 
 
 def _next_host(cluster: Cluster) -> tuple[int, Cluster]:

@@ -9,7 +9,7 @@ import pytest
 
 from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import App, Host, Machine, Presence
+from flyebpf.model.records import App, Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
@@ -44,6 +44,18 @@ def test_hosts_have_numbers_of_their_own(store: SqliteStore) -> None:
     assert first.number >= HOST_BIT
     assert second.number >= HOST_BIT
     assert first.number != second.number
+
+
+def test_numbers_are_not_given_out_again_when_the_record_of_them_is_lost(
+    store: SqliteStore,
+) -> None:
+    add(store)
+    transact(store, lambda tx: tx.delete(Cluster, "cluster"))
+    before = store.revision()
+    for name, block in (("h1", "172.16.0.0/20"), ("h2", "172.16.16.0/20")):
+        with pytest.raises(UnavailableError, match="no cluster record, but host 'h1'"):
+            cluster.ensure(store, config(host=name, block=block))
+    assert store.revision() == before
 
 
 def test_a_changed_configuration_keeps_the_number(store: SqliteStore) -> None:
