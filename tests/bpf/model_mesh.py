@@ -153,6 +153,7 @@ class Mesh:
 
     def _sixpn(self, frame: bytes, src: Fields, dst: Fields) -> Verdict:
         drop_if(not src.machine, R.MESH_SOURCE)
+        drop_if(frame[21] == 255, R.MESH_FORM)
         out = bytearray(frame)
         out[22:38], out[38:54] = swapped(frame[22:38]), swapped(frame[38:54])
         if dst.machine == PEER:
