@@ -213,6 +213,7 @@ class Mesh:
     def _transport(self, inner: bytes, index: int, slot: Slot, vip: int, port: int) -> Verdict:
         at, t = self._tuple(inner)
         drop_if(not port, R.MESH_INNER)
+        drop_if(bool(self.dialled.get(t)), R.MESH_SOURCE)
         flags = inner[at + 13] if t.proto == TCP else 0
         internal = None if flags & (SYN | ACK) == SYN else self._old(t, index, slot)
         if internal is None:
