@@ -259,6 +259,8 @@ class Engine:
         cluster = self.state.cluster
         if not self.loaded or cluster is None:
             return None
+        if self.state.revision != self.applied_revision:
+            return None  # the store went away halfway: what it says is not in the kernel
         rows = self.reconciler.wanted
         meshes, peers = tuple(rows(MeshRow)), tuple(rows(MeshPeerRow))
         failed = {(failure.kind, failure.key) for failure in self.reconciler.failures}

@@ -41,7 +41,10 @@ class Block:
         return str(self.first + (position + self.start) % self.count)
 
     def __contains__(self, address: str) -> bool:
-        parsed = ip_address(address)
+        try:
+            parsed = ip_address(address)
+        except ValueError:  # in a record that nobody of us wrote
+            return False
         if parsed.version != self.first.version:
             return False
         return 0 <= int(parsed) - int(self.first) < self.count

@@ -156,13 +156,17 @@ def _free_number(tx: Tx, wanted: WireguardPeer) -> int:
     return number
 
 
-def _next_free(taken: set[int], start: int) -> int | None:
+def _next_free(taken: set[int | None], start: int) -> int | None:
     candidates = ((start + step) % _NUMBERS for step in range(_NUMBERS))
     return next((number for number in candidates if number not in taken), None)
 
 
-def _number(prefix: str) -> int:
-    return int(IPv6Network(prefix).network_address) >> 8 & 255
+def _number(prefix: str) -> int | None:
+    """None in a record that nobody of us wrote."""
+    try:
+        return int(IPv6Network(prefix).network_address) >> 8 & 255
+    except ValueError:
+        return None
 
 
 def _config_text(peer: WireguardPeer, network: Network, gateway: Host, private: str) -> str:

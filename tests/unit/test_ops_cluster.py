@@ -9,7 +9,7 @@ import pytest
 
 from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import App, Host, Presence
+from flyebpf.model.records import App, Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
@@ -46,6 +46,18 @@ def test_hosts_have_numbers_of_their_own(store: SqliteStore) -> None:
     assert first.number != second.number
 
 
+def test_numbers_are_not_given_out_again_when_the_record_of_them_is_lost(
+    store: SqliteStore,
+) -> None:
+    add(store)
+    transact(store, lambda tx: tx.delete(Cluster, "cluster"))
+    before = store.revision()
+    for name, block in (("h1", "172.16.0.0/20"), ("h2", "172.16.16.0/20")):
+        with pytest.raises(UnavailableError, match="no cluster record, but host 'h1'"):
+            cluster.ensure(store, config(host=name, block=block))
+    assert store.revision() == before
+
+
 def test_a_changed_configuration_keeps_the_number(store: SqliteStore) -> None:
     before = find(store, Host, "h1")
     moved = replace(config(block="172.16.32.0/20"), region="iad")
@@ -57,6 +69,15 @@ def test_blocks_of_hosts_do_not_overlap(store: SqliteStore) -> None:
     with pytest.raises(ConflictError, match=r"overlaps 172\.16\.0\.0/20 of host 'h1'"):
         cluster.ensure(store, config(host="h2", block="172.16.8.0/24"))
     assert [host.name for host in every(store, Host)] == ["h1"]
+
+
+def test_records_of_others_making_stop_no_host(store: SqliteStore) -> None:
+    strange = Host("h9", HOST_BIT | 99, "ams", "everything", endpoint="nowhere")
+    transact(store, lambda tx: tx.put(strange))
+    add(store)
+    (machine,) = every(store, Machine)
+    transact(store, lambda tx: tx.put(replace(machine, services_ip="none")))
+    assert cluster.ensure(store, config(block="172.16.0.0/21"))[1].block == "172.16.0.0/21"
 
 
 def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:

@@ -95,6 +95,13 @@ def test_numbers_are_of_network_and_gateway(store: SqliteStore) -> None:
     ]
 
 
+def test_a_peer_with_an_impossible_address_keeps_nobody_out(store: SqliteStore) -> None:
+    first = wireguard.create(store, H2, "a", "acme").peer
+    transact(store, lambda tx: tx.put(replace(first, address="somewhere")))
+    other = wireguard.create(store, H2, "b", "acme").peer
+    assert other.address == "fdaa:0:1:8000:2:0:a:100/120"
+
+
 def test_a_number_rests_before_it_is_used_again(store: SqliteStore) -> None:
     first = wireguard.create(store, H2, "a", "acme").peer
     wireguard.remove(store, "acme", "a")

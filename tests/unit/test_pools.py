@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flyebpf.model.records import PrivateAddress
+from flyebpf.model.records import Pool, PrivateAddress, Released
 from flyebpf.ops import pools
-from flyebpf.ops.transact import Tx, transact
+from flyebpf.ops.transact import Tx, find, transact
 from flyebpf.store.base import Transaction
 from flyebpf.store.sqlite import SqliteStore
 
@@ -111,6 +111,14 @@ def test_a_queue_of_what_is_in_no_pool_any_more_fits_into_a_transaction(
     assert take(store, new) is None
     assert max(guards for guards, _ in sizes) <= 8
     assert 200 <= max(writes for _, writes in sizes) <= 210
+
+
+def test_what_is_no_address_is_never_given_out(store: SqliteStore) -> None:
+    assert take(store, "192.0.2.7/32") == "192.0.2.7"
+    release(store, "192.0.2.7")
+    pool = find(store, Pool, "test")
+    transact(store, lambda tx: tx.put(Released("test", pool.head, "nowhere")))
+    assert take(store, "192.0.2.7/32") == "192.0.2.7"
 
 
 def test_a_large_pool_costs_no_more(store: SqliteStore) -> None:
