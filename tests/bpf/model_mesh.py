@@ -153,6 +153,7 @@ class Mesh:
 
     def _sixpn(self, frame: bytes, src: Fields, dst: Fields) -> Verdict:
         drop_if(not src.machine, R.MESH_SOURCE)
+        drop_if(frame[21] == 255, R.MESH_FORM)
         out = bytearray(frame)
         out[22:38], out[38:54] = swapped(frame[22:38]), swapped(frame[38:54])
         if dst.machine == PEER:
@@ -212,6 +213,7 @@ class Mesh:
     def _transport(self, inner: bytes, index: int, slot: Slot, vip: int, port: int) -> Verdict:
         at, t = self._tuple(inner)
         drop_if(not port, R.MESH_INNER)
+        drop_if(bool(self.dialled.get(t)), R.MESH_SOURCE)
         flags = inner[at + 13] if t.proto == TCP else 0
         internal = None if flags & (SYN | ACK) == SYN else self._old(t, index, slot)
         if internal is None:
