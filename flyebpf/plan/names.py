@@ -8,6 +8,7 @@ and only names of one to eight addresses; everything else is the server's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from ipaddress import IPv6Address
 
 from flyebpf.model.namehash import fits, name_hash
@@ -102,7 +103,10 @@ def _flycast(state: State, app: str, number: int) -> list[bytes]:
         for record in state.addresses_of(app)
         if record.type is AddressKind.PRIVATE_V6
     )
-    packed = [IPv6Address(text).packed for text in texts]
+    packed = []
+    for text in texts:
+        with suppress(ValueError):  # nobody of us wrote that one, and the server skips it too
+            packed.append(IPv6Address(text).packed)
     return [address for address in packed if address.startswith(prefix)]
 
 

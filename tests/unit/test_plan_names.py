@@ -112,6 +112,7 @@ def test_names_of_more_than_eight_addresses_are_the_servers() -> None:
         (machine(60, group="a.b"),),
         (Network("acme", "default", 9),),
         (Address(flycast(1, 7), "web", AddressKind.PRIVATE_V6, network="acme/default"),),
+        (Address("nowhere", "web", AddressKind.PRIVATE_V6, network="acme/default"),),
     ],
     ids=lambda change: type(change[0]).__name__.lower(),
 )
