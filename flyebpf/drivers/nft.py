@@ -32,6 +32,7 @@ COUNTERS = (
     "vm_unsolicited",
     "vm_nat",
     "mesh_to_uplink",
+    "uplink_to_mesh",
     "mesh_forward",
     "host_port",
 )
@@ -83,17 +84,22 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     too, in case a packet ever gets past the programs at their interfaces. What
     belongs to no connection would leave untranslated, so it does not leave.
     Nothing of the private networks leaves over an uplink, whatever the routes
-    say when a mesh device is gone. What machines send to the host's own services
-    reaches DNS and nothing else, and nobody is forwarded to machines there."""
+    say when a mesh device is gone, and nothing comes in there, as ``edge_xdp`` has
+    it too: but a frame with a priority tag (VLAN 0) is IP to the stack alone. What
+    machines send to the host's own services reaches DNS and nothing else, and nobody
+    is forwarded to machines there."""
     uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
     nat = "\n".join(masquerade(row, group, mesh) for row in sorted(rows, key=lambda r: r.source))
+    private = (
+        f"ip6 daddr {SIXPN}",
+        f"ip6 saddr {SIXPN}",
+        *(f"ip daddr {source}" for source in sorted({row.source for row in rows})),
+    )
     clear = "\n".join(
-        f"    oifname {uplinks} {what} counter name mesh_to_uplink drop"
-        for what in (
-            f"ip6 daddr {SIXPN}",
-            f"ip6 saddr {SIXPN}",
-            *(f"ip daddr {source}" for source in sorted({row.source for row in rows})),
-        )
+        f"    oifname {uplinks} {what} counter name mesh_to_uplink drop" for what in private
+    )
+    outside = "\n".join(
+        f"    iifname {uplinks} {what} counter name uplink_to_mesh drop" for what in private
     )
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
     return f"""{counters}
@@ -102,6 +108,10 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     meta iifgroup {group} counter name vm_to_host drop
     iifname "{HOST_PORT}" ip6 daddr {SIXPN} meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname "{HOST_PORT}" counter name host_port drop
+  }}
+  chain outside {{
+    type filter hook prerouting priority -310; policy accept;
+{outside}
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
