@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from flyebpf import collector
@@ -163,6 +164,19 @@ def every(store: Store, cls: type[R], **values: str) -> list[R]:
             if all(entry.body.get(key) == value for key, value in wanted)
         )
         return [cast("R", record) for record in found if record is not None]
+
+
+@contextmanager
+def sound(what: str) -> Iterator[None]:
+    """What is made here of a record that nobody of us wrote may be impossible:
+    ValueError becomes InvalidError, which names ``what``."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidError(
+            f"the record of {what} is damaged: {error}",
+            "`flyebpf status` shows damaged records: correct it in the store, or remove it",
+        ) from error
 
 
 def _decoded(entry: Entry) -> AnyRecord | None:

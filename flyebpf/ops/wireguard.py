@@ -21,7 +21,7 @@ from flyebpf.model.records import (
     Pool,
     WireguardPeer,
 )
-from flyebpf.ops.transact import Tx, every, find, transact
+from flyebpf.ops.transact import Tx, every, find, sound, transact
 from flyebpf.store.base import Store
 
 _NUMBERS = 256
@@ -78,7 +78,10 @@ def create(
                 f"choose another name; `flyebpf wireguard list -o {org}` shows all",
             )
         number = _free_number(tx, wanted)
-        peer = replace(wanted, address=sixpn.peer_prefix(place.number, at.number, number))
+        with sound(f"host {at.name} or of network {place.ident}"):
+            ip_address(at.endpoint)
+            address = sixpn.peer_prefix(place.number, at.number, number)
+        peer = replace(wanted, address=address)
         tx.put(peer)
         return peer, place, at
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.config import MeshConfig
-from flyebpf.errors import ConflictError, UnavailableError
+from flyebpf.errors import ConflictError, InvalidError, UnavailableError
 from flyebpf.model.records import App, Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, moves, orgs
@@ -78,6 +78,17 @@ def test_records_of_others_making_stop_no_host(store: SqliteStore) -> None:
     (machine,) = every(store, Machine)
     transact(store, lambda tx: tx.put(replace(machine, services_ip="none")))
     assert cluster.ensure(store, config(block="172.16.0.0/21"))[1].block == "172.16.0.0/21"
+
+
+def test_a_machine_of_a_host_whose_record_is_damaged(store: SqliteStore) -> None:
+    add(store)
+    (machine,) = every(store, Machine)
+    host = find(store, Host, "h1")
+    transact(store, lambda tx: tx.put(replace(host, block="everything", number=5)))
+    with pytest.raises(InvalidError, match="the record of host h1 is damaged"):
+        add(store, "tap1")
+    with pytest.raises(InvalidError, match=f"the record of machine {machine.id}"):
+        machines.hosts_file(store, config(), machine.id)
 
 
 def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:

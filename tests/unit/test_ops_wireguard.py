@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ from flyebpf.errors import (
     NotFoundError,
     UnavailableError,
 )
-from flyebpf.model.records import WireguardPeer
+from flyebpf.model.records import Host, WireguardPeer
 from flyebpf.ops import orgs, wireguard
-from flyebpf.ops.transact import every, transact
+from flyebpf.ops.transact import every, find, transact
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import GATEWAY_KEY, add_host, config, region
 
@@ -100,6 +101,16 @@ def test_a_peer_with_an_impossible_address_keeps_nobody_out(store: SqliteStore) 
     transact(store, lambda tx: tx.put(replace(first, address="somewhere")))
     other = wireguard.create(store, H2, "b", "acme").peer
     assert other.address == "fdaa:0:1:8000:2:0:a:100/120"
+
+
+@pytest.mark.parametrize("values", [{"endpoint": "nowhere"}, {"number": 5}])
+def test_a_gateway_whose_record_is_damaged(store: SqliteStore, values: dict[str, Any]) -> None:
+    host = find(store, Host, "h2")
+    transact(store, lambda tx: tx.put(replace(host, **values)))
+    before = store.revision()
+    with pytest.raises(InvalidError, match="the record of host h2 or of network acme/default"):
+        wireguard.create(store, H2, "a", "acme")
+    assert store.revision() == before
 
 
 def test_a_number_rests_before_it_is_used_again(store: SqliteStore) -> None:
