@@ -153,17 +153,21 @@ def forward(group: int, mesh: Mesh) -> str:
 
 def untracked(group: int, mesh: Mesh) -> str:
     """WireGuard's own packets belong to no connection of conntrack's, so none of
-    a VM's can stand in their way."""
-    if not any(mesh.ports):
-        return ""
-    ports = f"{mesh.ports[0]}-{mesh.ports[1]}"
+    a VM's can stand in their way. Nor do VMs' queries: each could be a connection
+    of its own, and a VM with 2^16 addresses would leave others none."""
+    arriving, leaving = f'iifname "{HOST_PORT}" notrack', f'oifname "{HOST_PORT}" notrack'
+    if any(mesh.ports):
+        ports = f"{mesh.ports[0]}-{mesh.ports[1]}"
+        arriving += f"""
+    meta iifgroup != {group} fib daddr type local udp dport {ports} notrack"""
+        leaving += f"\n    udp sport {ports} notrack"
     return f"""  chain arriving {{
     type filter hook prerouting priority -300; policy accept;
-    meta iifgroup != {group} fib daddr type local udp dport {ports} notrack
+    {arriving}
   }}
   chain leaving {{
     type filter hook output priority -300; policy accept;
-    udp sport {ports} notrack
+    {leaving}
   }}
 """
 

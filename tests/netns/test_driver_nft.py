@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -192,6 +193,35 @@ def forwarded(driver: NftDriver) -> tuple[int, int]:
         sh("nft add rule inet seen last oifname fly0 meta l4proto udp counter name out")
     packets = sh("nft list counter inet seen out").split("packets ")[1].split()[0]
     return driver.counters()["uplink_to_mesh"][0], int(packets)
+
+
+ASKS = """
+import socket
+for suffix in range(2, 66):
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+    s.bind((f"fdaa:0:1:8000::{suffix:x}", 0))
+    s.sendto(b"question", ("fdaa::3", 53))
+"""
+
+
+def test_queries_are_no_connections(driver: NftDriver) -> None:
+    """One machine has 2^16 addresses: with a connection for each query it would
+    fill the table that all machines' own traffic needs."""
+    driver.apply(NatRow, [ROW], [])
+    sh("ip netns add drvvm")
+    try:
+        sh("ip link add flyhost type veth peer name flyvms netns drvvm")
+        sh("ip link set flyhost arp off address 02:00:00:00:00:01 up")
+        sh("ip addr add fdaa::3/128 dev flyhost; ip -6 route add fdaa::/17 dev flyhost")
+        sh("ip -n drvvm link set lo up; ip -n drvvm link set flyvms up")
+        sh("ip -n drvvm -6 route add fdaa::3 dev flyvms")
+        sh("ip -n drvvm neigh add fdaa::3 lladdr 02:00:00:00:00:01 dev flyvms")
+        sh(f"ip netns exec drvvm {sys.executable} -c {shlex.quote(ASKS)}")
+        assert re.search(r"^Udp6NoPorts\s+64$", sh("cat /proc/net/snmp6"), re.MULTILINE)
+        assert sh("cat /proc/sys/net/netfilter/nf_conntrack_count").strip() == "0"
+    finally:
+        sh("ip netns del drvvm")
 
 
 ANSWERS = f"""
