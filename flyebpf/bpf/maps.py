@@ -87,8 +87,13 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
-INDEPENDENT = ("drops", "counts", "hosts", "icmp_limit", "names", "dns_scratch")
+INDEPENDENT = (
+    "drops", "counts", "hosts", "icmp_limit", "names", "dns_scratch", "egress_policy",
+)  # fmt: skip
 """Maps in which no index of another map is, nor is theirs in any."""
+
+POLICY_PREFIXES = 1024
+"""Rows of `egress_policy` beside those of hosts: reserved networks, pools, `egress.allow`."""
 
 
 def map_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
@@ -141,11 +146,18 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),
         MapSpec("reverse", array, u32, layout.ReverseBucket, buckets),
         MapSpec("fragments", lru, layout.FragKey, layout.Frag, config.fragments),
-        MapSpec("egress_policy", lpm, layout.PolicyKey, u32, 1024, BPF_F_NO_PREALLOC),
+        MapSpec(
+            "egress_policy", lpm, layout.PolicyKey, u32, policy_entries(config), BPF_F_NO_PREALLOC
+        ),
         MapSpec("drops", per_cpu, u32, layout.DropStats, DROP_REASON_MAX),
         MapSpec("counts", per_cpu, u32, layout.U64, COUNT_MAX),
         MapSpec("ids", hash_, layout.U8 * 16, Id, 4 * services, BPF_F_NO_PREALLOC),
     )
+
+
+def policy_entries(config: DataplaneConfig) -> int:
+    """A row for each other host's endpoint; the rest are the configuration's own."""
+    return config.hosts + POLICY_PREFIXES
 
 
 def flow_buckets(config: DataplaneConfig) -> int:
