@@ -31,6 +31,7 @@ class Repeat:
         self._retry = retry
         self._wake = threading.Event()
         self._stopping = False
+        self._away = False
         self.error = ""
         self.fault: FlyebpfError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -60,7 +61,7 @@ class Repeat:
         try:
             wait = self._work()
         except StoreUnavailableError as error:
-            self._say(error.message)
+            self._say_away(error.message)
         except FlyebpfError as error:
             fault = error
             self._say(error.message)
@@ -75,7 +76,9 @@ class Repeat:
                 log.exception("a fault of flyebpf itself: %s", text)
             self.error = text
         else:
-            self.error, self.fault = "", None
+            if self._away:
+                log.info("%s: the store answers again", self._thread.name)
+            self._away, self.error, self.fault = False, "", None
             return wait
         self.fault = fault
         return self._retry
@@ -85,6 +88,12 @@ class Repeat:
         if error != self.error and not self._stopping:
             log.warning("%s: %s", self._thread.name, error)
         self.error = error
+
+    def _say_away(self, error: str) -> None:
+        """Once, for as long as it lasts: its words change from member to member."""
+        if not self._away:
+            self._say(error)
+        self._away, self.error = True, error
 
 
 def renew_presence(store: Store, host: str, *, forgets: bool) -> float:

@@ -126,7 +126,8 @@ class StoreWatcher:
         self._wake = wake
         self._seen = threading.Event()
         self._stopping = False
-        self.error = ""
+        self.error = ""  # what is wrong now
+        self._failing_since = 0.0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -145,15 +146,26 @@ class StoreWatcher:
         while not self._stopping:
             try:
                 changed = self._store.wait(self._revision(), 1.0)
-                self.error = ""
+                self._well()
             except FlyebpfError as error:
                 if not self._stopping:
-                    if error.message != self.error:  # once, for as long as it lasts
-                        log.error("the store cannot be watched: %s", error.message)
-                    self.error = error.message
+                    self._failed(error)
                     time.sleep(1.0)
                 continue
             if changed and not self._stopping:
                 self._seen.clear()
                 self._wake()
                 self._seen.wait(5.0)
+
+    def _failed(self, error: FlyebpfError) -> None:
+        """Logged when it begins: the words change while it lasts, from member to member."""
+        if not self.error:
+            log.error("the store cannot be watched: %s", error.message)
+            self._failing_since = time.monotonic()
+        self.error = error.message
+
+    def _well(self) -> None:
+        if self.error:
+            lasted = time.monotonic() - self._failing_since
+            log.info("the store is watched again, after %.0f s", lasted)
+        self.error = ""

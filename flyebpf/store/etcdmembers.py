@@ -219,7 +219,7 @@ class Members:
 
 def described(failures: dict[str, str]) -> str:
     """``https://a:2379 refuses connections; …``."""
-    return "; ".join(f"{url} {text}" for url, text in failures.items())
+    return "; ".join(f"{url} {text}" for url, text in sorted(failures.items()))
 
 
 def lines(response: requests.Response) -> Iterator[Json]:

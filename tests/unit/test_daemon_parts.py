@@ -205,28 +205,40 @@ class AwayStore:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.back = False
 
     def wait(self, since: int, timeout: float) -> bool:
         self.asked += 1
-        raise StoreUnavailableError("etcd is away")
+        if self.back:
+            threading.Event().wait(0.01)
+            return False
+        raise StoreUnavailableError(f"etcd is away: {self.asked % 3}")
 
 
-def test_the_watcher_says_once_that_the_store_is_away(
+def test_the_watcher_says_when_the_store_goes_and_comes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
         "flyebpf.daemon.mainloop.time.sleep", lambda _: threading.Event().wait(0.01)
     )
     store = AwayStore()
+    caplog.set_level(logging.INFO)
     watcher = StoreWatcher(store, lambda: 0, lambda: None)  # type: ignore[arg-type]
     watcher.start()
     deadline = time.monotonic() + 5.0
     while store.asked < 5:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert watcher.error == "etcd is away"
+    assert watcher.error.startswith("etcd is away")
+    store.back = True
+    while watcher.error:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     watcher.stop()
-    assert len(caplog.records) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith("the store cannot be watched: etcd is away")
+    assert said[1].startswith("the store is watched again")
 
 
 def test_reload_keeps_what_needs_a_restart_and_says_so() -> None:
