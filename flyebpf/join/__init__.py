@@ -92,6 +92,7 @@ def with_token(token: str, newcomer: Newcomer, path: Path, opener: Opener = open
         for _ in range(_ATTEMPTS):
             block = newcomer.block or _free_block(store, invitation)
             config = _configuration(invitation, replace(newcomer, block=block), path)
+            _check_endpoint(config)
             try:
                 return Joined(_join(store, config, invitation, path), path)
             except ConflictError:
@@ -110,6 +111,7 @@ def with_config(path: Path, opener: Opener = open_store) -> Joined:
             'set store = "etcd" and the table [etcd]',
         )
     _check_interfaces(config.uplinks)
+    _check_endpoint(config)
     store = opener(config.etcd)
     try:
         _require_cluster(store)
@@ -188,6 +190,27 @@ def _check_interfaces(uplinks: Iterable[str]) -> None:
                 f"uplink {name!r} does not exist on this machine",
                 f"it has {', '.join(sorted(there - {'lo'})) or 'none'}",
             )
+
+
+def _check_endpoint(config: DaemonConfig) -> None:
+    """The daemon takes the mesh's MTU from the interface that has it."""
+    mesh = config.mesh
+    if mesh.underlay != "none" and not mesh.mtu and not _is_own(mesh.endpoint):
+        raise InvalidError(
+            f"no interface of this machine has the address {mesh.endpoint} of mesh.endpoint",
+            "give its own one (--endpoint); where others reach it at an address that is "
+            "translated, write its configuration with mesh.mtu and join with --config",
+        )
+
+
+def _is_own(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _check_prefix(config: DaemonConfig, hosts: Iterable[Host]) -> None:

@@ -72,6 +72,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("flyebpf.join.socket.if_nameindex", lambda: [(1, "eth0"), (2, "eth1")])
+    own_addresses = ("192.0.2.", "203.0.113.")
+    monkeypatch.setattr(join, "_is_own", lambda address: address.startswith(own_addresses))
     files = [str(certificate / name) for name in ("one.pem", "one.pem", "one.key")]
     own = replace(
         config(),
@@ -143,6 +145,7 @@ def refused(world: World, token: str, newcomer: Newcomer, error: type[FlyebpfErr
         ({"uplinks": ("eth0", "eth0")}, FlyebpfError, "'eth0' is listed twice"),
         ({"endpoint": ""}, InvalidError, "with --endpoint"),
         ({"endpoint": "192.0.2.1"}, ConflictError, "is that of host 'h1'"),
+        ({"endpoint": "198.51.100.9"}, InvalidError, "no interface of this machine has"),
         ({"endpoint": "203.0.113.5"}, FlyebpfError, "203.0.113.5 is in 203.0.113.0/24"),
         ({"block": "172.16.0.0/24"}, ConflictError, "overlaps 172.16.0.0/20 of host 'h1'"),
         ({"block": "10.0.0.0/20"}, FlyebpfError, "is not inside private.prefix"),
