@@ -100,6 +100,9 @@ class FakeBackend:
     def remembered(self) -> Store | None:
         return self.copy
 
+    def reads_copy(self) -> bool:
+        return False
+
     def reload(self) -> Sequence[str]:
         if self.reload_error is not None:
             raise self.reload_error

@@ -83,10 +83,13 @@ def _endpoint(route: Route, backend: Backend) -> Endpoint:
 def answered(route: Route, call: Call) -> tuple[object, int | None]:
     """What the handler answers. While the store is away, questions are answered
     from what this host read last; then the revision of that is the second value."""
+    looks = route.method == "GET"
     try:
+        if looks and route.path != HEALTH and call.backend.reads_copy():
+            return route.handler(call), call.store.revision()
         return route.handler(call), None
     except StoreUnavailableError:
-        copy = call.backend.remembered() if route.method == "GET" else None
+        copy = call.backend.remembered() if looks else None
         if copy is None or route.path == HEALTH:
             raise
         return route.handler(replace(call, store=copy)), copy.revision()

@@ -227,6 +227,10 @@ class Backend(Protocol):
         """What this host last read of a store that is away; None where it keeps
         no copy. Only for looking."""
 
+    def reads_copy(self) -> bool:
+        """Whether ``store`` itself answers from that: it has not been heard of
+        since the daemon started."""
+
     @property
     def config(self) -> DaemonConfig:
         """The configuration in force."""

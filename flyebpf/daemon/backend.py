@@ -76,6 +76,9 @@ class DaemonBackend:
     def remembered(self) -> Store | None:
         return self._store.remembered() if isinstance(self._store, Remembering) else None
 
+    def reads_copy(self) -> bool:
+        return isinstance(self._store, Remembering) and self._store.from_copy()
+
     @property
     def config(self) -> DaemonConfig:
         return self._engine.config

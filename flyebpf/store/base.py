@@ -139,6 +139,9 @@ class Remembering(Protocol):
         """The copy, to be looked at while the store is away: nothing can be
         written to it. None where there is no copy."""
 
+    def from_copy(self) -> bool:
+        """Whether reads come from it: the store has not been heard of yet."""
+
 
 def check_writes(transaction: Transaction) -> None:
     """For implementations: ValueError if a record is written twice."""
