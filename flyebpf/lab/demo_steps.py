@@ -62,7 +62,7 @@ def run_in(lab: Lab, node: str, command: Sequence[str], *, shown: Sequence[str] 
 
 def flyebpf(lab: Lab, host: str, *arguments: str) -> str:
     """A flyebpf command on a host."""
-    command = [sys.executable, "-m", "flyebpf", *arguments]
+    command = [sys.executable, "-P", "-m", "flyebpf", *arguments]
     return run_in(lab, host, command, shown=["flyebpf", *arguments])
 
 

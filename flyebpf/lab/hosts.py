@@ -175,7 +175,7 @@ def start_daemons(
 
 def launch(where: Paths, lab: Lab, host: Host) -> None:
     directory = where.host(host.name)
-    daemon = [sys.executable, "-m", "flyebpf", "daemon"]
+    daemon = [sys.executable, "-P", "-m", "flyebpf", "daemon"]
     argv = [*daemon, "--config", str(directory / "flyebpf.toml")]
     env = {**environment(host), "PYTHONPATH": net.python_path(), "PYTHONUNBUFFERED": "1"}
     env.pop("NOTIFY_SOCKET", None)

@@ -76,7 +76,7 @@ def try_veth(namespace: str) -> None:
 
 def try_xdp(namespace: str) -> None:
     """In a child process, which alone enters the namespace."""
-    child = [sys.executable, "-m", "flyebpf.lab.kernel", "--attach-xdp", "probe"]
+    child = [sys.executable, "-P", "-m", "flyebpf.lab.kernel", "--attach-xdp", "probe"]
     command("ip", "netns", "exec", namespace, *child)
 
 

@@ -82,7 +82,7 @@ def nginx_command(where: Paths, name: str) -> list[str]:
 
 
 def echo_command(name: str) -> list[str]:
-    return [sys.executable, "-m", "flyebpf.lab.udp_echo", "--port", "5000", "--name", name]
+    return [sys.executable, "-P", "-m", "flyebpf.lab.udp_echo", "--port", "5000", "--name", name]
 
 
 def deploy(where: Paths, lab: Lab, say: Callable[[str], None]) -> None:
