@@ -51,6 +51,7 @@ COMPONENTS: dict[str, Schema] = {
             "private_ip": string("The machine's private IPv4 address."),
             "services_ip": string("What fly-global-services is in the machine."),
             "ip_6pn": string("The machine's address on its 6PN."),
+            "mtu": integer("What the VM is to set on its interface; 0: no mesh, any will do."),
             "metadata": mapping(string()),
         }
     ),

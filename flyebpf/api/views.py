@@ -81,11 +81,13 @@ def network(record: Network) -> Json:
     return {**network_fields(record), "prefix": _text(sixpn.network_prefix, record.number)}
 
 
-def machine(record: Machine, lookup: Lookup) -> Json:
+def machine(record: Machine, lookup: Lookup, mtu: int) -> Json:
+    """``mtu``: what the VM is to set, or 0."""
     body = codec.encode(record)
     del body["number"]
     place = lookup.network_of(record.app)
-    return {**body, **network_fields(place), "ip_6pn": _ip_6pn(record, place, lookup)}
+    address = _ip_6pn(record, place, lookup)
+    return {**body, **network_fields(place), "ip_6pn": address, "mtu": mtu}
 
 
 def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:

@@ -136,6 +136,7 @@ def _print_one(machine: dict[str, Any]) -> None:
             "Private IP": machine["private_ip"],
             "fly-global-services": machine["services_ip"],
             "6PN address": machine["ip_6pn"],
+            "MTU": machine["mtu"] or "any",
             "Metadata": [f"{key}={value}" for key, value in sorted(machine["metadata"].items())],
         }
     )

@@ -84,6 +84,7 @@ class Vm:
     private_ip: str = ""
     services_ip: str = ""
     sixpn: str = ""
+    mtu: int = 0  # what its eth0 is to have; 0: as it is
     environment: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
 

@@ -140,6 +140,7 @@ def adopt(where: Paths, lab: Lab, vm: Vm, machine: dict[str, Any]) -> None:
     vm.machine = machine["id"]
     vm.private_ip = machine["private_ip"]
     vm.services_ip = machine["services_ip"]
+    vm.mtu = machine["mtu"]
     save(where, lab)
 
 
@@ -170,6 +171,7 @@ def configure(vm: Vm) -> None:
     net.batch(
         vm.namespace,
         "link set eth0 addrgenmode none",
+        *([f"link set eth0 mtu {vm.mtu}"] if vm.mtu else []),
         f"address add {vm.private_ip}/32 dev eth0",
         f"address add {vm.services_ip}/32 dev eth0",
         f"address add {vm.sixpn}/{SIXPN_PREFIX} dev eth0 nodad",

@@ -11,10 +11,22 @@ from flyebpf.ops.cluster import require_host
 from flyebpf.ops.transact import Tx, sound
 from flyebpf.store.base import Store
 
+_ETHERNET = 1500
+_CARRIED = 40  # bytes around answers that take the way back over the mesh
+
+
+def mtu(config: DaemonConfig) -> int:
+    """What a VM sets on its interface; 0 where there is no mesh and its own will
+    do. ``mesh.mtu`` is that of this host: the others are to have the same."""
+    mesh = config.mesh
+    if mesh.underlay == "none" or not mesh.mtu:
+        return 0
+    return min(mesh.mtu - (_CARRIED if mesh.return_path == "edge" else 0), _ETHERNET)
+
 
 def environment(store: Store, config: DaemonConfig, id: str) -> dict[str, str]:
     """The machine's environment variables. ``PRIMARY_REGION`` is empty when the
-    app has not been deployed or names none."""
+    app has not been deployed or names none; ``FLY_MTU`` is there with a mesh only."""
     tx = Tx(store)
     machine = tx.require(Machine, names.machine_id(id))
     deployment = tx.get(Deployment, machine.app)
@@ -25,7 +37,7 @@ def environment(store: Store, config: DaemonConfig, id: str) -> dict[str, str]:
         "FLY_PRIVATE_IP": _sixpn_address(tx, machine),
         "FLY_PROCESS_GROUP": machine.group,
         "PRIMARY_REGION": deployment.primary_region if deployment else "",
-    }
+    } | ({"FLY_MTU": str(mtu(config))} if mtu(config) else {})
 
 
 def hosts_file(store: Store, config: DaemonConfig, id: str) -> str:

@@ -20,7 +20,7 @@ from flyebpf.model.records import (
 )
 from flyebpf.ops import private
 from flyebpf.ops.cluster import require_cluster, require_host
-from flyebpf.ops.guest import environment, hosts_file, resolv_conf
+from flyebpf.ops.guest import environment, hosts_file, mtu, resolv_conf
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
 
@@ -30,6 +30,7 @@ __all__ = [
     "get",
     "hosts_file",
     "list_all",
+    "mtu",
     "remove",
     "resolv_conf",
     "set_cordoned",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flyebpf import flytoml
+from flyebpf.config import MeshConfig
 from flyebpf.errors import ConflictError, ExhaustedError, FlyebpfError, InvalidError, NotFoundError
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
@@ -261,6 +262,25 @@ def test_what_the_machine_sees(store: SqliteStore) -> None:
     assert by_name["fly-global-services"] == machine.services_ip
     assert by_name[MISSING] == machine.private_ip
     assert machines.resolv_conf(store, config(), machine.id) == "nameserver fdaa::3\n"
+
+
+@pytest.mark.parametrize(
+    ("mesh", "mtu"),
+    [
+        (MeshConfig(), 0),
+        (MeshConfig(underlay="wireguard", mtu=1420), 1420),
+        (MeshConfig(underlay="wireguard", mtu=1420, return_path="edge"), 1380),
+        (MeshConfig(underlay="plain", mtu=9000), 1500),
+    ],
+)
+def test_with_a_mesh_the_machine_is_told_its_mtu(
+    store: SqliteStore, mesh: MeshConfig, mtu: int
+) -> None:
+    machine = add(store)
+    given = replace(config(), mesh=mesh)
+    assert machines.mtu(given) == mtu
+    told = machines.environment(store, given, machine.id).get("FLY_MTU")
+    assert told == (str(mtu) if mtu else None)
 
 
 def test_the_primary_region_is_that_of_the_deployment(store: SqliteStore) -> None:

@@ -8,7 +8,7 @@ from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.model.records import HostStatus
-from flyebpf.ops import hosts, rotation, tokens
+from flyebpf.ops import hosts, machines, rotation, tokens
 from flyebpf.ops.hosts import HostView
 
 ONE = "/v1/hosts/{host}"
@@ -35,10 +35,11 @@ def setting_drained(drained: bool) -> Handler:
 def remove(call: Call) -> object:
     backend, force = call.backend, call.body.get("force", False)
     lookup = views.Lookup(call.store)
+    mtu = machines.mtu(backend.config)
     removed = hosts.remove(call.store, backend.config, call.path["host"], force=force)
     return {
         "host": removed.host.name,
-        "machines": [views.machine(machine, lookup) for machine in removed.machines],
+        "machines": [views.machine(machine, lookup, mtu) for machine in removed.machines],
         "wireguard_peers": [views.wireguard_peer(peer, lookup) for peer in removed.peers],
     }
 
