@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -89,6 +90,8 @@ def outage(where: Paths, lab: Lab, client: str, host: str, web: str) -> None:
 def goodbye(client: str, host: str, web: str) -> None:
     click.echo()
     click.secho("The lab stays up. To go on:", bold=True)
+    names = ("FLYEBPF_LAB_NAME", "FLYEBPF_LAB_DIR")  # else it would be about another lab
+    settings = [f"{name}={os.environ[name]} " for name in names if os.environ.get(name)]
     for text in (
         f"flyebpf lab exec {client} -- curl http://{web}/",
         f"flyebpf lab exec {host} -- flyebpf status",
@@ -98,4 +101,4 @@ def goodbye(client: str, host: str, web: str) -> None:
         "flyebpf lab list",
         "flyebpf lab down",
     ):
-        click.echo(f"  sudo .venv/bin/{text}")
+        click.echo(f"  sudo {''.join(settings)}.venv/bin/{text}")

@@ -12,6 +12,8 @@ from flyebpf.lab import etcd, net, routes, sample, state, vms
 from flyebpf.lab.demo_steps import check_seen, flyebpf, run_in, show, step
 from flyebpf.lab.state import Lab, Paths
 
+CROSSED = {"wireguard": "WireGuard", "plain": "the fabric, unencrypted"}
+
 
 def run(where: Paths, lab: Lab) -> None:
     """All steps; raises UnavailableError at the first that does not work."""
@@ -20,7 +22,7 @@ def run(where: Paths, lab: Lab) -> None:
         flyebpf(lab, last, "hosts", "list")
     with step("A private network over several hosts"):
         web2 = vms.find(lab, "web2")
-        click.echo(f"  web2 is on {web2.host}; the packets cross WireGuard.")
+        click.echo(f"  web2 is on {web2.host}; the packets cross {CROSSED[lab.underlay]}.")
         command = ["ping", "-c", "2", "-i", "0.2", "-W", "5", web2.sixpn]
         run_in(lab, "web1", command)
     with step("Another tenant's VM on the same host"):
