@@ -10,6 +10,7 @@
 #define BPF_LICENSE Dual BSD/GPL
 
 #include <linux/types.h>
+#include "ip6.h"
 #include "packet.h"
 #include "mesh_packet.h"
 #include "mesh_deliver.h"
@@ -69,6 +70,33 @@ inline int mesh_host(struct mesh *m, const struct sixpn *src, const struct sixpn
 	return dst->suffix ? mesh_drop(m, DROP_MESH_FORM) : mesh_return(m);
 }
 
+inline bool is_host_address(const struct addr *a)
+{
+	struct sixpn six = sixpn_of(a);
+
+	return in_sixpn(a) && is_host_number(six.network) && !six.host &&
+	       !six.machine && six.suffix == HOST_SUFFIX;
+}
+
+/* How hosts on a plain underlay find each other's MAC (RFC 4861): a question
+ * from or about a host's address, and its answer. The kernel's to deal with;
+ * what names others' addresses is not forwarded (hop limit, fence). */
+inline bool mesh_is_nd(struct mesh *m)
+{
+	const struct addr *src = &m->outer.src, *dst = &m->outer.dst;
+	__u8 type;
+
+	if (m->outer.next_header != NEXT_ICMP6 ||
+	    m->outer.hop_limit != HOP_LIMIT_LINK ||
+	    bpf_skb_load_bytes(m->skb, m->l3 + sizeof(m->outer), &type, 1))
+		return false;
+	if (type != ICMP6_SOLICIT && type != ICMP6_ADVERT)
+		return false;
+	return (is_host_address(src) &&
+		(ip6_is_multicast(dst) || ip6_is_link_local(dst))) ||
+	       (ip6_is_link_local(src) && is_host_address(dst));
+}
+
 inline int mesh_ipv6(struct mesh *m)
 {
 	struct sixpn src, dst;
@@ -76,6 +104,8 @@ inline int mesh_ipv6(struct mesh *m)
 	if (bpf_skb_load_bytes(m->skb, m->l3, &m->outer, sizeof(m->outer)))
 		return mesh_drop(m, DROP_TRUNCATED);
 	if (m->l3 && !in_sixpn(&m->outer.src) && !in_sixpn(&m->outer.dst))
+		return TC_ACT_UNSPEC;
+	if (m->l3 && mesh_is_nd(m))
 		return TC_ACT_UNSPEC;
 	if (!in_sixpn(&m->outer.src) || !in_sixpn(&m->outer.dst) ||
 	    bpf_ntohl(m->outer.version) >> 28 != 6 || m->skb->vlan_present)

@@ -96,9 +96,17 @@ def plan_neighbour(site: Site, hosts: Hosts, state: State, name: str) -> Plan:
         endpoint = _endpoint(config, host, generation)
         plan.rows.append(MeshPeerRow(device, name, key, endpoint, allowed))
         if generation == sending:
-            next_hop = host.endpoint if config.underlay == PLAIN else ""
-            plan.rows.append(HostRow(host.number, name, device, next_hop))
+            plan.rows.append(HostRow(host.number, name, device, _next_hop(config, host)))
     return plan
+
+
+def _next_hop(config: MeshConfig, host: Host) -> str:
+    """On a plain underlay the endpoint. Of one that is IPv4 the kernel would not
+    ask for the MAC when an IPv6 packet is to go there: its address of the mesh,
+    which is on the link then, is asked for."""
+    if config.underlay != PLAIN:
+        return ""
+    return host_address(host.number) if parse_ipv4(host.endpoint) else host.endpoint
 
 
 def closed(site: Site, address: str) -> list[PolicyRow]:

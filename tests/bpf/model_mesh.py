@@ -133,6 +133,8 @@ class Mesh:
         src, dst = fields_of(frame[22:38]), fields_of(frame[38:54])
         if not src.inside and not dst.inside:
             return Verdict(Tc.UNSPEC, frame)
+        if is_search(frame, src, dst):
+            return Verdict(Tc.UNSPEC, frame)
         drop_if(not (src.inside and dst.inside) or frame[14] >> 4 != 6, R.MESH_FORM)
         drop_if(54 + get16(frame, 18) > len(frame), R.TRUNCATED)
         hosts = is_host(src.host) and is_host(dst.host)
@@ -382,3 +384,20 @@ def lower_mss(out: bytearray, at: int, most: int) -> bool:
             return False
         place += 1 if kind == 1 else length
     return False
+
+
+def is_search(frame: bytes, src: Fields, dst: Fields) -> bool:
+    """How hosts on a fabric ask for each other's MAC, and answer."""
+    if frame[20:22] != bytes((58, 255)) or frame[54:55] not in (b"\x87", b"\x88"):
+        return False
+    if is_host_address(src):
+        return link_local(frame[38:54]) or frame[38] == 0xFF
+    return is_host_address(dst) and link_local(frame[22:38])
+
+
+def is_host_address(a: Fields) -> bool:
+    return a.inside and is_host(a.host) and (a.network, a.machine, a.suffix) == (0, 0, 1)
+
+
+def link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import UDP as UDP6
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -16,7 +16,7 @@ from tests import packets as p
 from tests import packets6 as p6
 from tests.bpf.expect import row, shot
 from tests.bpf.far import mesh, to_here
-from tests.bpf.rig import Rig
+from tests.bpf.rig import Outcome, Rig, Tc
 
 R = DropReason
 
@@ -214,3 +214,41 @@ def test_every_length(far: Rig) -> None:
         for length in range(54, len(whole)):
             frame = whole[:length]
             assert mesh(far, frame) == shot(frame, R.TRUNCATED), f"{length} bytes"
+
+
+def nd(src: str, dst: str, kind: Packet, hlim: int = 255) -> Packet:
+    return Ether(type=0x86DD) / IPv6(src=src, dst=dst, hlim=hlim) / kind
+
+
+OTHER, HERE = (p6.sixpn(host, 0, 0, 1) for host in (p6.OTHER_HOST, p6.HOST))
+ASKS, TELLS = ICMPv6ND_NS(tgt=HERE), ICMPv6ND_NA(tgt=OTHER)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        nd(OTHER, "ff02::1:ff00:1", ASKS),
+        nd("fe80::2", "ff02::1:ff00:1", ASKS),
+        nd("fe80::2", HERE, ASKS),
+        nd(OTHER, HERE, TELLS),
+        nd(OTHER, "fe80::1", TELLS),
+    ],
+)
+def test_hosts_on_a_fabric_find_each_other(far: Rig, frame: Packet) -> None:
+    """The kernel deals with it: without, nobody knows another host's MAC."""
+    assert mesh(far, frame) == Outcome(Tc.UNSPEC, bytes(frame))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        nd(OTHER, "ff02::1:ff00:1", ASKS, hlim=254),
+        nd(p6.remote(9), "ff02::1:ff00:1", ASKS),
+        nd("2001:db8::2", HERE, ASKS),
+        nd("fe80::2", p6.address(1), ASKS),
+        nd(OTHER, "ff02::1", ICMPv6EchoRequest()),
+        nd("fe80::2", HERE, UDP6()),
+    ],
+)
+def test_nothing_else_passes_as_their_search(far: Rig, frame: Packet) -> None:
+    assert mesh(far, frame).reason == R.MESH_FORM
