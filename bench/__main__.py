@@ -11,6 +11,7 @@ MODULES = (
     "sixpn",
     "mesh",
     "chain",
+    "forward",
     "maglev",
     "plan",
     "cluster",
