@@ -11,6 +11,7 @@ MODULES = (
     "sixpn",
     "mesh",
     "chain",
+    "dnsanswer",
     "maglev",
     "plan",
     "cluster",
