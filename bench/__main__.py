@@ -12,6 +12,7 @@ MODULES = (
     "mesh",
     "chain",
     "forward",
+    "dnsanswer",
     "maglev",
     "plan",
     "cluster",

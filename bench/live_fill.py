@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a cluster's store with machines: ``live_fill ENDPOINTS COUNT``.
+"""Fills a cluster's store with machines: ``live_fill ENDPOINTS FIRST END``, by number.
 
 The machines are on hosts that are only records, a hundred on each, and present.
 Ten machines are an app; every tenth app has an address and a service, so that a
@@ -41,10 +41,11 @@ PRIVATE = int(IPv4Address("172.24.0.0"))
 SERVICES = (Service("tcp", 8080, (Port(80, 80),), ("app",)),)
 
 
-def records(count: int) -> Iterator[AnyRecord]:
-    yield Organization("fill")
-    yield Network("fill", "default", NETWORK)
-    for number in range(count):
+def records(first: int, end: int) -> Iterator[AnyRecord]:
+    if not first:
+        yield Organization("fill")
+        yield Network("fill", "default", NETWORK)
+    for number in range(first, end):
         host, app = number // PER_HOST, number // PER_APP
         if number % PER_HOST == 0:
             block = IPv4Address(PRIVATE + 256 * host)
@@ -72,11 +73,11 @@ def records(count: int) -> Iterator[AnyRecord]:
 
 
 def main() -> None:
-    endpoints, count = json.loads(sys.argv[1]), int(sys.argv[2])
+    endpoints, first, end = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     store = EtcdStore(EtcdConfig(endpoints=tuple(endpoints)))
     revision = 0
     batch: list[Put] = []
-    for record in records(count):
+    for record in records(first, end):
         batch.append(Put(record.kind, record.ident, encode(record)))
         if len(batch) == AT_ONCE:
             revision = store.commit(Transaction((), tuple(batch)))

@@ -99,7 +99,10 @@ inline int dns_answer(struct dns *d, const struct name *name)
 
 	dns_front(d->scratch, &d->query, name);
 	sum = dns_sum(d->scratch, &d->query, name);
-	if (tail < RECORD_BYTES || tail > NAME_ADDRESSES * RECORD_BYTES + OPT_BYTES)
+	if (tail < RECORD_BYTES)
+		return tc_drop(skb, DROP_REWRITE);
+	unfold(tail);
+	if (tail > NAME_ADDRESSES * RECORD_BYTES + OPT_BYTES)
 		return tc_drop(skb, DROP_REWRITE);
 	if (bpf_skb_change_tail(skb, IP6_END + length, 0) ||
 	    bpf_skb_store_bytes(skb, DNS_AT + end, d->scratch->tail, tail, 0) ||

@@ -15,6 +15,8 @@
 #include "mesh_deliver.h"
 #include "mesh_return.h"
 
+#define HOP_LIMIT_LINK 255
+
 /* To a user's WireGuard peer: which one, WireGuard knows. */
 inline int sixpn_to_peer(struct mesh *m)
 {
@@ -33,6 +35,10 @@ inline int mesh_sixpn(struct mesh *m, const struct sixpn *src, const struct sixp
 
 	if (!src->machine)
 		return mesh_drop(m, DROP_MESH_SOURCE);
+	/* Their host has counted a hop. What claims to be of the machine's own link
+	 * (neighbour messages, RFC 4861) would be taken for its gateway's. */
+	if (m->outer.hop_limit == HOP_LIMIT_LINK)
+		return mesh_drop(m, DROP_MESH_FORM);
 	if (dst->machine == PEER_MACHINE)
 		return sixpn_to_peer(m);
 	slot = mesh_slot(m, dst->host, dst->machine);

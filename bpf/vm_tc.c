@@ -139,6 +139,6 @@ int vm_tc(struct __sk_buff *skb)
 	if (!slot || slot->ifindex != ifindex)
 		return tc_drop(skb, DROP_UNKNOWN_VM);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return vm6(skb, settings, slot);
+		return vm6(skb, settings, slot, *index);
 	return vm_other(skb, settings, slot, *index);
 }

@@ -86,6 +86,16 @@ class EtcdConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """``upstreams``: resolvers for names that are not internal, ``192.0.2.1``,
+    ``192.0.2.1:5353`` or ``[2001:db8::1]:53``; none: those of /etc/resolv.conf.
+    ``user``: whose rights the DNS process has."""
+
+    upstreams: tuple[str, ...] = ()
+    user: str = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     socket: str = "/run/flyebpf/api.sock"
     group: str = "flyebpf"
@@ -119,6 +129,7 @@ class DaemonConfig:
     egress: EgressConfig = field(default_factory=EgressConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     etcd: EtcdConfig = field(default_factory=EtcdConfig)
+    dns: DnsConfig = field(default_factory=DnsConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -6,7 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from itertools import combinations
 
 from flyebpf.bpf.layout import MAX_POOLS, MAX_UPLINKS
@@ -54,6 +61,7 @@ def check(config: DaemonConfig) -> list[Problem]:
         *check_sizes(config),
         *check_networks(config),
         *check_listen(config.metrics.listen),
+        *check_resolvers(config.dns.upstreams),
         *check_paths(config),
     ]
 
@@ -69,6 +77,32 @@ def check_names(config: DaemonConfig) -> Iterator[Problem]:
             yield Problem(
                 key, f"{value!r} is not a valid name", f"use lower-case letters, as in {example!r}"
             )
+
+
+def check_resolvers(upstreams: tuple[str, ...]) -> Iterator[Problem]:
+    example = "write it such as 192.0.2.1, 192.0.2.1:5353 or [2001:db8::1]:5353"
+    for text in upstreams:
+        try:
+            address, _ = resolver(text)
+        except ValueError:
+            yield Problem("dns.upstreams", f"{text!r} is not an address", example)
+            continue
+        if address.is_unspecified or address.is_multicast or address in IPv6Network("fdaa::/16"):
+            yield Problem("dns.upstreams", f"{text} cannot be a resolver", "name another one")
+
+
+def resolver(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """An address and a port, 53 if there is none. Raises ValueError."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":") or "53"
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    number = int(port)
+    if not port.isascii() or not 0 < number < 65536:
+        raise ValueError(text)
+    return ip_address(host), number
 
 
 def check_uplinks(uplinks: tuple[str, ...]) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flyebpf import meshmetrics
+from flyebpf import dnsmetrics, meshmetrics
 from flyebpf.api.backend import Backend, DaemonStatus
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
@@ -38,6 +38,9 @@ class Measured(Backend, Protocol):
 
     def fences(self) -> Mapping[str, tuple[int, int]]:
         """Packets and bytes by counter of the nftables rules."""
+
+    def dns(self) -> Mapping[str, Any] | None:
+        """What the DNS process counts; None while it is not there."""
 
     def reconciling(self) -> Mapping[str, float]:
         """``failures``, ``drift_repaired``, ``last_sync_seconds``,
@@ -153,6 +156,7 @@ class Collector:
         yield from usage(status)
         yield from meshmetrics.mesh(status.mesh)
         yield from meshmetrics.users(self._backend.peers())
+        yield from dnsmetrics.dns(self._backend.dns())
         yield GaugeMetricFamily(
             "flyebpf_store_revision", "Last revision of the store.", status.store_revision
         )

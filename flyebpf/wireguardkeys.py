@@ -9,7 +9,7 @@ import os
 
 from flyebpf.errors import InvalidError
 
-_BYTES = 32
+LENGTH = 32
 _LOW_ORDER = frozenset(
     # Points with which the shared secret is zero for everybody (RFC 7748,
     # section 6.1), little-endian; those above the field's prime included.
@@ -26,26 +26,28 @@ _LOW_ORDER = frozenset(
 )
 
 
-def generate() -> tuple[str, str]:
-    """A new private key and its public half, clamped as `wg genkey` does it."""
-    raw = bytearray(os.urandom(_BYTES))
-    raw[0] &= 248
-    raw[31] = raw[31] & 127 | 64
-    private = base64.b64encode(bytes(raw)).decode()
-    return private, public_half(private)
+def new_private() -> bytes:
+    """32 random bytes, clamped (RFC 7748, section 5), as `wg genkey` does."""
+    key = bytearray(os.urandom(LENGTH))
+    key[0] &= 248
+    key[31] = key[31] & 127 | 64
+    return bytes(key)
 
 
-def public_half(private: str) -> str:
-    """The public key of a private one. Raises InvalidError, which does not quote it."""
+def public_half(private: bytes) -> str:
+    """The public key of 32 private bytes, base64."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (start-up time)
     from cryptography.hazmat.primitives.asymmetric import x25519  # noqa: PLC0415
 
-    raw = _decoded(private)
-    if raw is None:
-        raise InvalidError("a WireGuard private key is not 32 bytes of base64", "make it anew")
-    public = x25519.X25519PrivateKey.from_private_bytes(raw).public_key()
+    public = x25519.X25519PrivateKey.from_private_bytes(private).public_key()
     form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
     return base64.b64encode(public.public_bytes(*form)).decode()
+
+
+def generate() -> tuple[str, str]:
+    """A new private key and its public half, both in base64."""
+    private = new_private()
+    return base64.b64encode(private).decode(), public_half(private)
 
 
 def public_key(text: str) -> str:
@@ -66,5 +68,5 @@ def _decoded(text: str) -> bytes | None:
         raw = base64.b64decode(text.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError):
         return None
-    canonical = len(raw) == _BYTES and base64.b64encode(raw).decode() == text
+    canonical = len(raw) == LENGTH and base64.b64encode(raw).decode() == text
     return raw if canonical else None

@@ -12,6 +12,8 @@ from flyebpf.api import server
 from flyebpf.api.backend import (
     DaemonStatus,
     Delivery,
+    DigAnswer,
+    DigRecord,
     DropCounter,
     Fill,
     MeshStatus,
@@ -35,6 +37,16 @@ CONFIG = DaemonConfig(
 )
 
 
+WEB = DigAnswer(
+    "NOERROR",
+    ("QR", "AA", "RD", "RA"),
+    (DigRecord("web.internal.", 5, "AAAA", "fdaa:0:1:8000:1:0:10:2"),),
+    (),
+    58,
+    0.4,
+)
+
+
 @dataclass
 class FakeBackend:
     """Implements :class:`flyebpf.api.backend.Backend`; tests set what it says.
@@ -55,6 +67,8 @@ class FakeBackend:
     peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
     crash: Exception | None = None
+    asked: tuple[int, str, str, bool] | None = None
+    dig_answer: DigAnswer = WEB
 
     def status(self) -> DaemonStatus:
         if self.crash is not None:
@@ -99,6 +113,10 @@ class FakeBackend:
 
     def peers(self) -> Mapping[str, PeerStatus]:
         return self.peer_status
+
+    def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
+        self.asked = (network, name, type, tcp)
+        return self.dig_answer
 
     def counts(self) -> Mapping[str, int]:
         return {"passed": 12, "flow_new": 3}

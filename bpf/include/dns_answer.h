@@ -37,7 +37,10 @@ inline __u32 dns_tail(struct dns_scratch *scratch, const struct dns_query *query
 	__u32 *to = scratch->tail;
 
 #pragma clang loop unroll(disable)
-	for (i = 0; i < NAME_ADDRESSES && i < count; i++) {
+	for (i = 0; i < NAME_ADDRESSES; i++) {
+		if (i >= count)
+			break;
+		unfold(i);
 		j = from & (NAME_ADDRESSES - 1);
 		to = scratch->tail + i * RECORD_WORDS;
 		to[0] = RECORD_0;

@@ -68,7 +68,10 @@ inline __u32 dns_load(struct __sk_buff *skb, const struct ip6 *ip,
 	    IP6_END + size > skb->len || skb->gso_size)
 		return 0;
 	size -= sizeof(udp);
-	if (size < sizeof(struct dns_header) + 1 + QUESTION_BYTES || size > DNS_QUERY_MAX)
+	if (size < sizeof(struct dns_header) + 1 + QUESTION_BYTES)
+		return 0;
+	unfold(size);
+	if (size > DNS_QUERY_MAX)
 		return 0;
 	if (bpf_skb_load_bytes(skb, DNS_AT, scratch->query, size))
 		return 0;

@@ -105,7 +105,7 @@ inline int edge_too_big(struct xdp_md *ctx, struct frame *frame,
 
 	count_drop(DROP_TOO_BIG, length);
 	if (ip.protocol == IPPROTO_ICMP || is_later_fragment(&ip) ||
-	    length < quoted || !icmp_may_send())
+	    length < quoted || !icmp_may_send(ICMP_OF_EDGE))
 		return XDP_DROP;
 	if (bpf_xdp_adjust_tail(ctx, quoted - length) ||
 	    bpf_xdp_adjust_head(ctx, -(int)(TOO_BIG_HEADERS - sizeof(eth))))

@@ -110,7 +110,8 @@ struct dns_scratch {
 	__u32 pad;
 };
 
-/* The one entry of `icmp_limit` (per CPU): how many errors may still be sent. */
+/* icmp_limit[0], per CPU: how many errors the edge may still send; icmp_limit[1 +
+ * slot]: how many to that machine. */
 struct icmp_limit {
 	__u32 seen; /* jiffies >> 4 when `left` was last filled up */
 	__u32 left;

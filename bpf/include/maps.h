@@ -15,6 +15,10 @@
 
 #define inline static __always_inline
 
+/* Between two comparisons of a value: the compiler would make one of them by
+ * subtraction, and Linux 6.1 does not learn a bound from that. */
+#define unfold(value) asm volatile("" : "+r"(value))
+
 inline struct settings *get_settings(void)
 {
 	__u32 zero = 0;

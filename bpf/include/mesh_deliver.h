@@ -80,6 +80,18 @@ inline bool mesh_old_flow(struct mesh *m, const struct tuple *t, __u64 hash,
 	return true;
 }
 
+/* Whether the client is a VM of this host: no other one sends for it. */
+inline bool mesh_client_is_here(const struct mesh *m, const struct tuple *t,
+				__u64 hash)
+{
+	struct flow *f;
+
+	if (!in_alias(m->settings, bpf_ntohl(m->ip.saddr)))
+		return false;
+	f = flow_find(m->settings, t, hash);
+	return f && !is_host_number(f->ifindex) && flow_slot(f, hash);
+}
+
 /* What the machine sends to some clients passes the mesh: their MSS limits it. */
 inline bool mesh_client_mss(struct mesh *m)
 {
@@ -104,6 +116,8 @@ inline int deliver_l4(struct mesh *m, __u32 vip_index)
 		how = tcp_how(m->flags);
 	mesh_tuple(m, &tuple);
 	hash = tuple_hash(&tuple, m->settings->seed);
+	if (mesh_client_is_here(m, &tuple, hash))
+		return mesh_drop(m, DROP_MESH_SOURCE);
 	if (how & STEER_NEW || !mesh_old_flow(m, &tuple, hash, how)) {
 		reason = mesh_new_flow(m, &tuple, hash, vip_index);
 		if (reason)

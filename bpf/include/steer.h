@@ -6,6 +6,7 @@
 #define FLYEBPF_STEER_H
 
 #include "reverse.h"
+#include "sixpn.h"
 
 struct target {
 	struct slot *slot;
@@ -170,6 +171,9 @@ inline __u32 steer(const struct settings *s, const struct tuple *t,
 
 	if (!(how & STEER_NEW)) {
 		f = flow_find(s, t, hash);
+		/* Another host has said so: that is only for what it sends. */
+		if (f && is_host_number(f->ifindex) && !(how & STEER_READONLY))
+			f = 0;
 		to->slot = f ? flow_slot(f, hash) : 0;
 		if (to->slot) {
 			to->slot_index = f->slot;

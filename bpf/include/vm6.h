@@ -54,9 +54,14 @@ inline int vm6_link_local(struct vm6 *p)
 }
 
 inline int vm6(struct __sk_buff *skb, const struct settings *settings,
-	       const struct slot *slot)
+	       const struct slot *slot, __u32 slot_index)
 {
-	struct vm6 p = { .skb = skb, .settings = settings, .slot = slot };
+	struct vm6 p = {
+		.skb = skb,
+		.settings = settings,
+		.slot = slot,
+		.slot_index = slot_index,
+	};
 	__u32 reason = vm6_load(&p);
 	const struct ethhdr *eth;
 

@@ -97,7 +97,7 @@ inline int vm6_too_big(const struct vm6 *p)
 	__u64 sum;
 
 	count_drop(DROP_TOO_BIG, skb->len);
-	if (!big_may_answer(p) || !icmp_may_send())
+	if (!big_may_answer(p) || !icmp_may_send(ICMP_OF_VM(p->slot_index)))
 		return TC_ACT_SHOT;
 	if (bpf_skb_load_bytes(skb,
 			       p->upper.at +

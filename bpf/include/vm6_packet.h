@@ -18,6 +18,7 @@ struct vm6 {
 	struct __sk_buff *skb;
 	const struct settings *settings;
 	const struct slot *slot; /* the sender's */
+	__u32 slot_index;
 	struct ip6 *ip; /* in the frame: until that is changed */
 	struct upper upper;
 	__u8 from; /* FROM_* */

@@ -87,7 +87,8 @@ inline int vm_too_big(struct vm *vm)
 
 	count_drop(DROP_TOO_BIG, vm->skb->len);
 	if (vm->h.ip.protocol == IPPROTO_ICMP || is_later_fragment(&vm->h.ip) ||
-	    !icmp_may_send() || !too_big_sum(vm, &sum))
+	    !icmp_may_send(ICMP_OF_VM(vm->slot_index)) ||
+	    !too_big_sum(vm, &sum))
 		return TC_ACT_SHOT;
 	too_big_headers(vm, &out, quoted, sum);
 	if (bpf_skb_change_tail(vm->skb, sizeof(struct ethhdr) + quoted, 0) ||

@@ -192,6 +192,30 @@ class PeerStatus:
     sent: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DigRecord:
+    """``data`` in the form of zone files."""
+
+    name: str
+    ttl: int
+    type: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class DigAnswer:
+    """An answer of the DNS server. ``size``: bytes of the message; ``milliseconds``
+    that it took; ``truncated``: it did not fit, ask by TCP."""
+
+    rcode: str
+    flags: Sequence[str]
+    answers: Sequence[DigRecord]
+    authority: Sequence[DigRecord]
+    size: int
+    milliseconds: float
+    truncated: bool = False
+
+
 class Backend(Protocol):
     """The daemon, as the API sees it. Methods raise FlyebpfError."""
 
@@ -225,6 +249,10 @@ class Backend(Protocol):
 
     def peers(self) -> Mapping[str, PeerStatus]:
         """Users' WireGuard peers of this host that are set up, by public key."""
+
+    def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
+        """What a machine of a network (by its number) gets from the DNS server.
+        Raises InvalidError for what cannot be asked, UnavailableError."""
 
     def counts(self) -> Mapping[str, int]:
         """The other counts (:class:`flyebpf.model.reasons.Count`), by name."""

@@ -154,6 +154,27 @@ COMPONENTS: dict[str, Schema] = {
             "bytes": integer("L2 bytes."),
         }
     ),
+    "DnsRecord": obj(
+        {
+            "name": string(),
+            "ttl": integer("Seconds."),
+            "type": string(),
+            "data": string("As zone files have it."),
+        }
+    ),
+    "DnsAnswer": obj(
+        {
+            "org": string("Of the network."),
+            "network": string("Where it was asked."),
+            "rcode": string("NOERROR, NXDOMAIN and so on."),
+            "flags": array(string()),
+            "answers": array(ref("DnsRecord")),
+            "authority": array(ref("DnsRecord")),
+            "size": integer("Bytes of the message."),
+            "milliseconds": number("That it took."),
+            "truncated": boolean("It did not fit: ask by TCP."),
+        }
+    ),
     "Fill": obj(
         {
             "used": integer("Entries."),

@@ -105,8 +105,8 @@ CLUSTER: dict[str, Schema] = {
             "running": boolean(),
             "generation": integer("Of the keys that hosts send with."),
             "next": integer("Of the keys that they are to send with."),
-            "waiting": array(string("A host that is there and has no key of `next` yet.")),
-            "away": array(string("A host that is not there and has none.")),
+            "waiting": array(string("A host that is there and not ready for the keys of `next`.")),
+            "away": array(string("A host that is not there, and may have all others wait.")),
         }
     ),
     "WireguardPeer": obj(

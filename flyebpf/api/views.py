@@ -95,11 +95,11 @@ def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:
     return _text(sixpn.machine_address, place.number, host.number, record.number)
 
 
-def _text(form: Callable[..., str], *numbers: int) -> str:
-    """An address made of ``numbers``; empty where a record's number is impossible,
+def _text(form: Callable[..., str], *of: object) -> str:
+    """An address made of ``of``; empty where a record's number is impossible,
     which ``status`` reports."""
     try:
-        return form(*numbers)
+        return form(*of)
     except ValueError:
         return ""
 
@@ -161,7 +161,7 @@ def wireguard_peer(record: WireguardPeer, lookup: Lookup) -> Json:
         "network": record.network,
         "network_id": number,
         "gateway": record.host,
-        "address": own_address(record),
+        "address": _text(own_address, record),
         "prefix": record.address,
         "public_key": record.public_key,
         "created": record.created,

@@ -136,7 +136,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("names", hash_, layout.NameKey, layout.Name, config.names, BPF_F_NO_PREALLOC),
         MapSpec("dns_limits", array, u32, layout.DnsLimit, machines),
         MapSpec("dns_scratch", per_cpu, u32, layout.DnsScratch, 1),
-        MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1),
+        MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1 + machines),
         MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),
         MapSpec("reverse", array, u32, layout.ReverseBucket, buckets),

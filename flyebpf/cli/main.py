@@ -30,6 +30,9 @@ COMMANDS = {
     "wireguard": Lazy(
         "flyebpf.cli.wireguard:wireguard", "Let users' computers into private networks."
     ),
+    "dig": Lazy(
+        "flyebpf.cli.dig:dig", "Ask this host's DNS server, as a machine of a network would."
+    ),
     "drops": Lazy("flyebpf.cli.drops:drops", "Show dropped packets by reason."),
     "daemon": Lazy("flyebpf.cli.daemon:daemon", "Run the host's daemon."),
     "lab": Lazy("flyebpf.lab.cli:lab", "Run a small region on this machine."),

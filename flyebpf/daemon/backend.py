@@ -8,9 +8,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flyebpf.api.backend import (
     DaemonStatus,
+    DigAnswer,
     DropCounter,
     PeerStatus,
     Problem,
@@ -20,7 +22,8 @@ from flyebpf.api.backend import (
 )
 from flyebpf.bpf.loader import Generation
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import usage
+from flyebpf.daemon import dig, usage
+from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.daemon.mesh import MeshAgent
@@ -64,6 +67,7 @@ class DaemonBackend:
         self._status: DaemonStatus | None = None
         self.extra_problems: Callable[[], list[Problem]] = list
         self._mesh: MeshAgent | None = None
+        self._dns: DnsAgent | None = None
 
     @property
     def store(self) -> Store:
@@ -180,6 +184,20 @@ class DaemonBackend:
     def watch_mesh(self, agent: MeshAgent) -> None:
         """Tell of the mesh from now on."""
         self._mesh = agent
+
+    def watch_dns(self, agent: DnsAgent) -> None:
+        """Ask and tell of DNS from now on."""
+        self._dns = agent
+
+    def dns(self) -> Mapping[str, Any] | None:
+        """What the DNS process counts (``dns.process.Control.metrics``), or None."""
+        return self._dns.metrics() if self._dns else None
+
+    def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
+        if self._dns is None:
+            raise UnavailableError("this daemon serves no DNS", "Ask another host.")
+        own = self._engine.state.hosts.get(self.config.host)
+        return dig.dig(self._dns.client, (network, own.number if own else 0), name, type, tcp=tcp)
 
     def counts(self) -> Mapping[str, int]:
         values = self._counters.counts()

@@ -7,19 +7,21 @@ All methods but the properties are for one thread. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2b
 
 from flyebpf import collector
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.mesh_rotation import View
 from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.host_port import HostPortDriver
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.records import Machine
 from flyebpf.model.rows import (
+    HostPortRow,
     HostRow,
     InterfaceRow,
     MeshPeerRow,
@@ -32,7 +34,8 @@ from flyebpf.model.rows import (
     UplinkRow,
     UserPeerRow,
 )
-from flyebpf.model.state import State
+from flyebpf.model.sixpn import HOST_PORT, HOST_PORT_FAR
+from flyebpf.model.state import State, Update
 from flyebpf.plan.planner import Planner
 from flyebpf.reconcile.base import Driver
 from flyebpf.reconcile.reconciler import Reconciler
@@ -56,6 +59,7 @@ class Engine:
         maps: MapsDriver,
         netlink: NetlinkDriver,
         mesh: MeshDriver | None = None,
+        host_port: HostPortDriver | None = None,
         others: Sequence[Driver],
         links: LinkTable,
         programs: str,
@@ -67,8 +71,11 @@ class Engine:
         self.links = links
         self.state = State()
         self.planner = Planner(config)
-        self._guards = (netlink,) if mesh is None else (netlink, mesh)
+        guards = (netlink, mesh, host_port)
+        self._guards = [driver for driver in guards if driver is not None]
         self.reconciler = Reconciler([maps, *self._guards, *others])
+        self.on_load: Callable[[State], object] = lambda state: None
+        self.on_change: Callable[[State, Sequence[Update]], object] = lambda state, updates: None
         self.services: dict[Owner, tuple[str, ...]] = {}
         self.applied_revision = 0
         self.loaded = False
@@ -109,6 +116,7 @@ class Engine:
         self._plan_all()
         self.reconciler.mark_complete()
         self.loaded = True
+        self.on_load(self.state)
 
     def _plan_all(self) -> None:
         owners = self.planner.all_owners(self.state)
@@ -146,10 +154,13 @@ class Engine:
         try:
             while changes := self._store.changes(self.state.revision):
                 owners: dict[Owner, None] = {}
+                updates = []
                 for change in changes:
                     update = self.state.apply(change)
+                    updates.append(update)
                     owners.update(dict.fromkeys(self.planner.owners(update, self.state)))
                 self._plan(owners)
+                self.on_change(self.state, updates)
         except CompactedError:
             log.warning("too many changes at once: reading the whole store")
             self.load()
@@ -206,6 +217,9 @@ class Engine:
         mine = {name for name in names if self._is_mine(name)}
         for name in names - mine - self._mesh_changed(names - mine):
             self.links.forget(name)  # it may be another one when a machine gets it
+        if names & {HOST_PORT, HOST_PORT_FAR}:
+            self.reconciler.touch(HostPortRow, [HOST_PORT])
+            self.reconciler.touch(SettingsRow, ["settings"])
         changed = self.links.refresh(mine)
         self._touch_slots(changed)
         self.reconciler.touch(InterfaceRow, mine)
@@ -245,6 +259,8 @@ class Engine:
         cluster = self.state.cluster
         if not self.loaded or cluster is None:
             return None
+        if self.state.revision != self.applied_revision:
+            return None  # the store went away halfway: what it says is not in the kernel
         rows = self.reconciler.wanted
         meshes, peers = tuple(rows(MeshRow)), tuple(rows(MeshPeerRow))
         failed = {(failure.kind, failure.key) for failure in self.reconciler.failures}
@@ -274,7 +290,7 @@ class Engine:
     def replace_held(self) -> None:
         """Swap the programs that were held back while new maps were filled."""
         self.hold(False)
-        for kind in (MeshRow, UserPeerRow):
+        for kind in (MeshRow, UserPeerRow, HostPortRow):
             self.reconciler.touch(kind, [row.key for row in self.reconciler.wanted(kind)])
         machines = self.state.machines_on(self.config.host)
         self.reconciler.touch(InterfaceRow, [machine.interface for machine in machines])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.codec import encode
 from flyebpf.model.records import Presence
-from flyebpf.store.base import Put, Store, Transaction
+from flyebpf.store.base import Put, Store, StoreUnavailableError, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ presence. A restart of the daemon is shorter."""
 
 class Repeat:
     """Calls ``work`` in a thread of its own; it returns the seconds until it is
-    to be called again. ``error``: why it failed the last time, or ""."""
+    to be called again. ``error``: why it failed the last time, or "". ``fault``:
+    the same where it will not go by itself, and nobody else says it."""
 
     def __init__(self, name: str, work: Callable[[], float], *, retry: float = 1.0) -> None:
         self._work = work
@@ -31,6 +32,7 @@ class Repeat:
         self._wake = threading.Event()
         self._stopping = False
         self.error = ""
+        self.fault: FlyebpfError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -54,17 +56,28 @@ class Repeat:
                 self._wake.wait(wait)
 
     def _once(self) -> float:
+        fault = None
         try:
             wait = self._work()
+        except StoreUnavailableError as error:
+            self._say(error.message)
         except FlyebpfError as error:
+            fault = error
             self._say(error.message)
         except TimeoutError:
             self._say("the daemon's main thread is busy")
         except OSError as error:
             self._say(str(error))
+        except Exception as error:  # the thread must not end: the host would count as gone
+            text = f"{self._thread.name} failed: {error!r}"
+            fault = FlyebpfError(text, "The daemon's log has the details; restart it.")
+            if self.error != text:
+                log.exception("a fault of flyebpf itself: %s", text)
+            self.error = text
         else:
-            self.error = ""
+            self.error, self.fault = "", None
             return wait
+        self.fault = fault
         return self._retry
 
     def _say(self, error: str) -> None:

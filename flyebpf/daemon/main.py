@@ -20,6 +20,7 @@ from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import logs, mesh_setup, notify, stores
 from flyebpf.daemon.backend import DaemonBackend
+from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.identity import identity
 from flyebpf.daemon.lock import StateLock
@@ -30,6 +31,7 @@ from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.reload import merge
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
+from flyebpf.drivers.host_port import HostPortDriver
 from flyebpf.drivers.link_table import LinkMonitor, LinkTable
 from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
@@ -79,6 +81,8 @@ class Daemon:
         stack.callback(StateLock(config.state_dir).close)
         self._store = stores.open_store(config)
         stack.callback(self._store.close)
+        # A file of this host's own has no other machine in it.
+        self._identity = identity(Path(config.state_dir)) if config.store == "etcd" else ""
         records = stores.when_there(config, lambda: self._register(config))
         self._socket = listen(config.api.socket, config.api.group)
         stack.callback(self._socket.close)
@@ -107,12 +111,16 @@ class Daemon:
             self._store, lambda: self._engine.state.revision, self._loop.wake
         )
         self._backend.extra_problems = self._own_problems
+        self._dns = DnsAgent(config, self._loop.soon)
+        self._engine.on_load, self._engine.on_change = self._dns.loaded, self._dns.changed
+        self._backend.watch_dns(self._dns)
         self._mesh = MeshAgent(
             config,
             self._store,
             lambda: self._loop.call(self._engine.mesh_view, VIEW_PATIENCE),
             version=version(),
             programs=self._generation.hash,
+            identity=self._identity,
         )
         self._backend.watch_mesh(self._mesh)
         self._next_full = self._next_recheck = 0.0
@@ -123,9 +131,7 @@ class Daemon:
             stack.callback(self._metrics.stop)
 
     def _register(self, config: DaemonConfig) -> Cluster:
-        # A file of this host's own has no other machine in it.
-        own = identity(Path(config.state_dir)) if config.store == "etcd" else ""
-        records, host = cluster.ensure(self._store, config, own)
+        records, host = cluster.ensure(self._store, config, self._identity)
         publish_first(self._store, config.mesh, Keys(Path(config.state_dir)), host)
         return records
 
@@ -148,12 +154,15 @@ class Daemon:
             peers_port=config.mesh.port + PEERS_PORT,
         )
         self._stack.callback(mesh.close)
+        host_port = HostPortDriver(self._generation.programs, self._links.forget)
+        self._stack.callback(host_port.close)
         return Engine(
             config,
             self._store,
             maps=maps,
             netlink=netlink,
             mesh=mesh,
+            host_port=host_port,
             others=[self._nft],
             links=self._links,
             programs=self._generation.hash,
@@ -213,6 +222,7 @@ class Daemon:
         self._loop.watch(self._monitor.fileno(), self._on_links)
         self._stack.callback(self._watcher.stop)
         self._watcher.start()
+        self._stack.callback(self._dns.stop)
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
         self._loop.run(self._step)
@@ -271,11 +281,13 @@ class Daemon:
         logs.setup(config.log)
         self._engine.reconfigure(config)
         self._engine.sync()
+        self._dns.reconfigured(config)
         return texts
 
     def _own_problems(self) -> list[Problem]:
         config = self._engine.config
-        found = [*foreign_pins(config), *socket_group(config)]
+        found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, "Packets are forwarded as before."))
+        found += [Problem("cluster", e.message, e.remedy) for e in self._mesh.faults]
         return found

@@ -148,8 +148,9 @@ class StoreWatcher:
                 self.error = ""
             except FlyebpfError as error:
                 if not self._stopping:
+                    if error.message != self.error:  # once, for as long as it lasts
+                        log.error("the store cannot be watched: %s", error.message)
                     self.error = error.message
-                    log.error("the store cannot be watched: %s", error.message)
                     time.sleep(1.0)
                 continue
             if changed and not self._stopping:

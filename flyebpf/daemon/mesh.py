@@ -16,9 +16,9 @@ from flyebpf.daemon.heartbeat import ALONE_EVERY, Repeat, renew_presence
 from flyebpf.daemon.mesh_rotation import WIREGUARD, Rotation, View
 from flyebpf.drivers.wireguard_devices import WireguardReader
 from flyebpf.drivers.wireguard_keys import Keys
-from flyebpf.errors import FlyebpfError
+from flyebpf.errors import ConflictError, FlyebpfError
 from flyebpf.model.codec import encode
-from flyebpf.model.records import Latency
+from flyebpf.model.records import Host, Latency
 from flyebpf.model.sixpn import host_address
 from flyebpf.store.base import Put, Store, Transaction
 
@@ -26,7 +26,8 @@ TICK = 1.0  # seconds between looks at keys and peers
 LOOK_EVERY = 5.0  # at devices, while no keys are being rotated
 STATUS_EVERY = 10.0
 HOSTS_A_SECOND = 10
-"""Every host hears of every other one's status: no more of them in a second."""
+"""Every host hears of every other one's status: no more of them in a second, also
+when one host goes and all others have that to tell."""
 
 ROUND_EVERY = 10.0  # between rounds of echoes
 FIRST_ROUNDS = 1.0  # until there is something to publish
@@ -37,7 +38,8 @@ ViewOf = Callable[[], View | None]
 
 
 class MeshAgent:
-    """``view``: asked from threads of the agent."""
+    """``view``: asked from threads of the agent. ``identity``: of this machine,
+    where others could run under the same name."""
 
     def __init__(
         self,
@@ -47,8 +49,11 @@ class MeshAgent:
         *,
         version: str,
         programs: str,
+        identity: str = "",
     ) -> None:
         self._config = config
+        self._identity = identity
+        self._replaced: ConflictError | None = None
         self._host = config.host
         self._store = store
         self._view = view
@@ -66,7 +71,7 @@ class MeshAgent:
         shared = config.store == "etcd"
         self._status_every = STATUS_EVERY if shared else ALONE_EVERY
         self._parts = [
-            Repeat("presence", lambda: renew_presence(store, config.host, forgets=shared)),
+            Repeat("presence", lambda: self._renew(forgets=shared)),
             Repeat("mesh", self._tick),
             Repeat("latency", self._measure, retry=ROUND_EVERY),
         ]
@@ -86,10 +91,24 @@ class MeshAgent:
         """What does not work now, in words."""
         return list(dict.fromkeys(part.error for part in self._parts if part.error))
 
+    @property
+    def faults(self) -> list[FlyebpfError]:
+        """Those of them that need somebody to do something. Round trips do not."""
+        found = [part.fault for part in self._parts[:2] if part.fault is not None]
+        return list({fault.message: fault for fault in found}.values())
+
+    def _renew(self, *, forgets: bool) -> float:
+        if self._replaced is not None:
+            raise self._replaced
+        return renew_presence(self._store, self._host, forgets=forgets)
+
     def _tick(self) -> float:
         view = self._view()
         if view is None:
             return TICK
+        self._replaced = replaced(view.hosts.get(self._host), self._host, self._identity)
+        if self._replaced is not None:
+            raise self._replaced
         mesh_keys.step(self._store, self._config.mesh, self._keys, self._rotation, view)
         if self._rotation.may_switch(view):
             mesh_keys.switch(self._store, view.cluster.next_generation)
@@ -105,8 +124,9 @@ class MeshAgent:
         names = [row.interface for row in view.meshes if row.underlay == WIREGUARD]
         seen = self._seen = mesh_status.look(self._reader, names)
         news = mesh_status.signature(view, seen)
-        every = max(self._status_every, len(view.hosts) / HOSTS_A_SECOND)
-        if news == self._stated and now - self._stated_at < every:
+        least = len(view.hosts) / HOSTS_A_SECOND
+        every = max(self._status_every, least) if news == self._stated else least
+        if now - self._stated_at < every:
             return
         status = mesh_status.host_status(
             self._host, view, seen, version=self._version, programs=self._programs
@@ -157,3 +177,20 @@ class MeshAgent:
             return mesh_status.user_peers(self._reader.read(interface))
         except FlyebpfError:
             return {}
+
+
+def replaced(own: Host | None, host: str, identity: str) -> ConflictError | None:
+    """Why this machine must say nothing as ``host`` any more, or None: its keys in
+    the other one's record would cut that one off."""
+    if own is None:
+        return ConflictError(
+            f"host {host!r} has been removed from the cluster",
+            "Stop the daemon here; or restart it, to let the host join anew.",
+        )
+    if identity and own.identity not in ("", identity):
+        return ConflictError(
+            f"another machine has become host {host!r}"
+            f"{f', at {own.endpoint}' if own.endpoint else ''}",
+            "Stop one of the two, and give it a name of its own in its configuration.",
+        )
+    return None

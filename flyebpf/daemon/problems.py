@@ -13,10 +13,12 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
 from flyebpf.model.rows import (
+    HostPortRow,
     HostRow,
     InterfaceRow,
     MeshPeerRow,
     MeshRow,
+    NameRow,
     NatRow,
     PolicyRow,
     ReplyRow,
@@ -51,6 +53,8 @@ NAMES: dict[type[Row], str] = {
     ServiceRow: "service",
     VipRow: "address",
     UplinkRow: "uplink",
+    HostPortRow: "host port",
+    NameRow: "DNS name of network",
 }
 """What operators call the rows."""
 

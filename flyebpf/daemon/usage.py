@@ -22,6 +22,7 @@ NAMES = {
     "slots": "machines",
     "tables": "tables",
     "maglev": "maglev_entries",
+    "names": "names",
 }
 """What the maps driver calls a table, and what its users do."""
 

@@ -49,6 +49,7 @@ class DnsClient:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dns-feed", daemon=True)
         self._children: list[subprocess.Popen[bytes]] = []
+        self._old: frames.Connection | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -87,9 +88,9 @@ class DnsClient:
         """What the process counts. Raises UnavailableError."""
         return self._call("metrics")
 
-    def ask(self, query: bytes, asker: Asker) -> bytes | None:
-        """The answer that ``asker`` would get by TCP. Raises UnavailableError."""
-        found = self._call("ask", query=query.hex(), asker=list(asker))["answer"]
+    def ask(self, query: bytes, asker: Asker, *, tcp: bool = True) -> bytes | None:
+        """The answer that ``asker`` would get. Raises UnavailableError."""
+        found = self._call("ask", query=query.hex(), asker=list(asker), tcp=tcp)["answer"]
         return None if found is None else bytes.fromhex(found)
 
     def stop_process(self) -> None:
@@ -130,6 +131,7 @@ class DnsClient:
                     self._feed(connection)
                 finally:
                     connection.close()
+                    self._relieve()
             except FlyebpfError as error:
                 self.problem = error.message
                 log.error("%s", error.message)
@@ -160,6 +162,7 @@ class DnsClient:
         elif what == "commit":
             connection.call("commit", revision=revision)
             self.revision = revision
+            self._relieve()
         else:
             changes = [frames.change(update) for update in found]
             connection.call("records", records=changes, revision=revision)
@@ -175,13 +178,23 @@ class DnsClient:
         try:
             if old.hello().digest == self._digest:
                 return old
-            new = self._start()  # both serve for a moment, so that nothing is lost
-            old.call("stop")
+            new = self._start()
         except FlyebpfError:
             old.close()
             raise
-        old.close()
+        self._old = old  # it serves until the new one knows what there is
         return new
+
+    def _relieve(self) -> None:
+        """End the process before this one."""
+        old, self._old = self._old, None
+        if old is None:
+            return
+        try:
+            old.call("stop")
+        except FlyebpfError as error:  # it has ended by itself
+            log.info("%s", error.message)
+        old.close()
 
     def _start(self) -> frames.Connection:
         command = [sys.executable, "-m", "flyebpf.dns.process", self.config.to_json()]

@@ -10,8 +10,8 @@ frame gets one back. ``op`` is one of
   into the new view, or into the one in use when none was begun;
 - ``commit``: the new view is in use from now on, at ``revision``;
 - ``metrics``: ``Metrics.snapshot`` and more;
-- ``ask``: ``query`` (hex) from ``asker`` (the fields of ``Asker``), answered with
-  ``answer`` (hex, or null for silence);
+- ``ask``: ``query`` (hex) from ``asker`` (the fields of ``Asker``), by ``tcp`` or
+  not, answered with ``answer`` (hex, or null for silence);
 - ``stop``: answer what has come in, and end.
 """
 

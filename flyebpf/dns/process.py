@@ -48,6 +48,9 @@ class Control:
         self._stop = stop
         self._revision = -1
         self._owner = owner
+        self.loaded = asyncio.Event()
+        """Set when there is a view: to a server without one every name would be
+        one that does not exist."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until the other end closes it."""
@@ -82,8 +85,8 @@ class Control:
             "revision": self._revision,
         }
 
-    async def ask(self, query: bytes, asker: Asker) -> bytes | None:
-        found = self._server.responder.take(query, asker, True)
+    async def ask(self, query: bytes, asker: Asker, tcp: bool) -> bytes | None:
+        found = self._server.responder.take(query, asker, tcp)
         return found if found is None or isinstance(found, bytes) else await found
 
     def new_view(self) -> View:
@@ -96,6 +99,7 @@ class Control:
     def use(self, view: View, revision: int) -> None:
         self._server.view = view
         self._revision = revision
+        self.loaded.set()
         collector.settle()
 
     def reached(self, revision: int) -> None:
@@ -117,7 +121,8 @@ class Session:
         try:
             if op == "ask":
                 asker = Asker(*frame["asker"])
-                answer = await self._control.ask(bytes.fromhex(frame["query"]), asker)
+                query, tcp = bytes.fromhex(frame["query"]), bool(frame.get("tcp", True))
+                answer = await self._control.ask(query, asker, tcp)
                 return {"answer": answer.hex() if answer is not None else None}
             return self._take(op, frame)
         except (KeyError, TypeError, ValueError) as error:
@@ -176,14 +181,24 @@ async def serve(config: frames.ProcessConfig) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = Server(config.server, sockets)
-    await server.start()
     control = Control(server, digest, owner, stop)
     listener = await asyncio.start_unix_server(control.serve, sock=control_socket)
-    log.info("DNS serves %s port %d", ", ".join(config.addresses), config.port)
-    await stop.wait()
+    if await _first(control.loaded, stop):
+        await server.start()
+        log.info("DNS serves %s port %d", ", ".join(config.addresses), config.port)
+        await stop.wait()
+        await asyncio.sleep(_DRAIN)
+        await server.stop()
     listener.close()
-    await asyncio.sleep(_DRAIN)
-    await server.stop()
+
+
+async def _first(wanted: asyncio.Event, stop: asyncio.Event) -> bool:
+    """Wait for either; whether it is ``wanted``."""
+    waits = [asyncio.create_task(event.wait()) for event in (wanted, stop)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in waits:
+        task.cancel()
+    return wanted.is_set()
 
 
 def _control_socket(path: str) -> socket.socket:

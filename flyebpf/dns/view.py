@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from sys import intern
 from typing import NamedTuple
 
-from flyebpf.dns.nearest import Distances
+from flyebpf.dns.nearest import Regions
 from flyebpf.dns.sites import Sites
 from flyebpf.dns.tables import AppTable, Place, Vm
 from flyebpf.model.index import Index
@@ -52,7 +52,7 @@ class View:
 
     def __init__(self, latency: Iterable[str] = ()) -> None:
         """``latency``: of ``config.mesh``, overrides what was measured."""
-        self.distances = Distances(latency)
+        self.distances = Regions(latency)
         self._sites = Sites()
         self._apps: dict[str, str] = {}
         self._apps_by_network = Index()

@@ -16,6 +16,7 @@ from flyebpf.config import DataplaneConfig
 from flyebpf.drivers.link import LinkOf
 from flyebpf.drivers.map_hosts import HostPart
 from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
+from flyebpf.drivers.map_names import NamePart
 from flyebpf.drivers.map_policy import PolicyPart
 from flyebpf.drivers.map_pools import Pools, SettingsPart, VipPart
 from flyebpf.drivers.map_ranges import Ranges
@@ -29,6 +30,7 @@ from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.drivers.mapio import MapLike, Part
 from flyebpf.model.rows import (
     HostRow,
+    NameRow,
     PolicyRow,
     ReplyRow,
     Row,
@@ -57,6 +59,7 @@ class MapsDriver:
         ReplyRow,
         ServiceRow,
         VipRow,
+        NameRow,
     )
 
     def __init__(
@@ -76,7 +79,9 @@ class MapsDriver:
             "tables": config.services,
             "maglev": config.maglev_entries,
             "service_states": config.services,
+            "names": config.names,
         }
+        self._names = NamePart(maps["names"])
         self._pools = Pools(config.pool_addresses)
         self._slots = SlotPart(
             maps["slots"],
@@ -122,6 +127,7 @@ class MapsDriver:
             ReplyPart(self._maps["replies"], self._service_ids, self._slots),
             self._services,
             self._vips,
+            self._names,
         )
         return {part.kind: part for part in parts}
 
@@ -180,6 +186,7 @@ class MapsDriver:
             "tables": (len(self._tables.ids), size["tables"]),
             "maglev": (size["maglev"] - self._tables.segments.free, size["maglev"]),
             "service_states": (len(self._service_ids.ids), size["service_states"]),
+            "names": (self._names.used(), size["names"]),
         }
 
     def applied(self) -> int | None:

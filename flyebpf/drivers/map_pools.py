@@ -203,6 +203,10 @@ class SettingsPart:
             peers=peers.ifindex if peers else 0,
             **self._map_sizes,
         )
+        port = self._link_of(row.host_port) if row.host_port else None
+        if port is not None:
+            settings.host_port = port.ifindex
+            settings.host_mac[:] = port.mac
         for i, (prefix, mask, base) in enumerate(places):
             settings.pool[i] = Pool(prefix=prefix, mask=mask, vip_base=base)
         for i, ifindex in enumerate(uplinks):

@@ -24,6 +24,7 @@ SIZED_BY = {
     "vm_slots": "machines",
     "sixpn": "machines",
     "hosts": "hosts",
+    "names": "names",
 }
 """The key under [dataplane] that gives each map its size."""
 

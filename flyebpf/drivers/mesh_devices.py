@@ -8,10 +8,10 @@ from collections.abc import Hashable
 from flyebpf.drivers.mesh_tools import OWN_SETTINGS, SETTINGS, Tools, are_set, write_settings
 from flyebpf.drivers.netlink_io import filter_name
 from flyebpf.drivers.netlink_mesh import Facts
-from flyebpf.drivers.wireguard_keys import public_half
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import MeshRow, Row
 from flyebpf.reconcile.base import Failure
+from flyebpf.wireguardkeys import public_half
 
 ROLE = "mesh_tc"
 PLAIN = "plain"

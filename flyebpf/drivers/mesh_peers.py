@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from ipaddress import ip_network
 
 from flyebpf.drivers.netlink_dumps import DeviceRoute
 from flyebpf.drivers.netlink_mesh import Facts, MeshNetlink
@@ -111,13 +112,15 @@ class MeshPeers:
             ]
         failures, good = [], []
         before = self._of(interface)
+        self._rows.update(((row.interface, row.host), row) for row in rows)
+        owners = self._owners(interface, {row.public_key for row in rows})
         for row in rows:
             try:
-                self._check(row)
+                check(row)
+                check_key(row, owners)
                 good.append(row)
             except InvalidError as error:
                 failures.append(Failure(MeshPeerRow, row.key, error.message, error.remedy, True))
-        self._rows.update(((row.interface, row.host), row) for row in rows)
         if self._meshes[interface].underlay == "wireguard":
             peers = self._peers(interface)
             changes = [*self._leaving(before, peers), *self._changes(good, before, peers)]
@@ -126,19 +129,13 @@ class MeshPeers:
         self._route(interface, facts, good, before)
         return failures
 
-    def _check(self, row: MeshPeerRow) -> None:
-        """Raises InvalidError for what must not get as far as the device."""
-        canonical(row.allowed)
-        if not row.public_key:
-            return
-        key_hex(row.public_key)
-        split_endpoint(row.endpoint)
-        for other in self._of(row.interface).values():
-            if other.public_key == row.public_key and other.host != row.host:
-                raise InvalidError(
-                    f"hosts {row.host} and {other.host} have one WireGuard key",
-                    "Their state folders are copies: remove mesh-*.key of one, and restart it.",
-                )
+    def _owners(self, interface: str, keys: set[str]) -> dict[str, str]:
+        """Who has each of these keys: of several hosts the one with the lowest
+        number, whichever order they are heard of in."""
+        rivals = [row for row in self._of(interface).values() if row.public_key in keys]
+        rivals = [row for row in rivals if is_sound(row)]
+        rivals.sort(key=seniority, reverse=True)
+        return {row.public_key: row.host for row in rivals}
 
     def _leaving(
         self, before: dict[Key, MeshPeerRow], peers: dict[str, Peer]
@@ -246,3 +243,34 @@ def settled(row: MeshPeerRow, peer: Peer) -> str:
     if peer.endpoint == row.endpoint or not row.public_key:
         return row.endpoint
     return row.endpoint if time.time() - peer.handshake < SESSION_LIFE else peer.endpoint
+
+
+def check(row: MeshPeerRow) -> None:
+    """Raises InvalidError for what must not get as far as the device."""
+    canonical(row.allowed)
+    if row.public_key:
+        key_hex(row.public_key)
+        split_endpoint(row.endpoint)
+
+
+def is_sound(row: MeshPeerRow) -> bool:
+    try:
+        check(row)
+    except InvalidError:
+        return False
+    return True
+
+
+def check_key(row: MeshPeerRow, owners: Mapping[str, str]) -> None:
+    """Raises InvalidError where the key is another host's."""
+    owner = owners.get(row.public_key, row.host) if row.public_key else row.host
+    if owner != row.host:
+        raise InvalidError(
+            f"hosts {row.host} and {owner} have one WireGuard key",
+            "Their state folders are copies: remove mesh-*.key of one, and restart it.",
+        )
+
+
+def seniority(row: MeshPeerRow) -> tuple[int, str]:
+    """By the host's number, which is in its first prefix."""
+    return int(ip_network(row.allowed[0]).network_address) if row.allowed else 0, row.host

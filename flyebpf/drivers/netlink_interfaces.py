@@ -15,14 +15,23 @@ from flyebpf.bpf.program import Program
 from flyebpf.drivers import sysctl
 from flyebpf.drivers.link import Link, LinkOf
 from flyebpf.drivers.netlink_dumps import IFF_ALLMULTI, IFF_UP
-from flyebpf.drivers.netlink_io import EGRESS, GROUP, INGRESS, Netlink, filter_name
+from flyebpf.drivers.netlink_io import (
+    EGRESS,
+    GROUP,
+    HANDLE,
+    INGRESS,
+    SECOND,
+    Netlink,
+    filter_name,
+)
 from flyebpf.errors import FlyebpfError, KernelError
 from flyebpf.model.rows import InterfaceRow, Row
 from flyebpf.reconcile.base import Failure
 
 log = logging.getLogger(__name__)
-ROLES = {"vm_tc": INGRESS, "vm_out": EGRESS}
-"""What guards an interface: what the VM sends, and what it is about to get."""
+ROLES = {"dns": (INGRESS, SECOND), "vm_tc": (INGRESS, HANDLE), "vm_out": (EGRESS, HANDLE)}
+"""What guards an interface, and where: what the VM sends, at first to vm_tc and what
+that leaves of it to dns; what it is about to get, to vm_out."""
 
 
 class Interfaces:
@@ -110,7 +119,8 @@ class Interfaces:
         for role, found in guards.items():
             program = self._programs[role]
             if found != filter_name(role, program) and not held:
-                self._netlink.guard(name, ifindex, program, role, ROLES[role])
+                parent, at = ROLES[role]
+                self._netlink.guard(name, ifindex, program, role, parent, at=at)
         if group != GROUP:  # setting it again would be an event that ends up here
             # A VM asks for its gateway's MAC in multicast frames (RFC 4861), which
             # a NIC keeps to itself while the host's stack has not asked for them.
@@ -123,7 +133,7 @@ class Interfaces:
 
     def _guards(self, name: str, ifindex: int) -> tuple[str, ...]:
         """Our filters, in the order of ROLES; "" for one that is not there."""
-        return tuple(self._netlink.filter(name, ifindex, at) for at in ROLES.values())
+        return tuple(self._netlink.filter(name, ifindex, *place) for place in ROLES.values())
 
     def _address(self, row: InterfaceRow, link: Link) -> None:
         """A route needs an interface that is up, so this comes last."""
@@ -151,8 +161,8 @@ class Interfaces:
                 known.discard(address)
             change = IFF_UP | IFF_ALLMULTI
             self._netlink.set_link(name, link.ifindex, group=0, flags=0, change=change)
-            for at in ROLES.values():
-                self._netlink.unguard(name, link.ifindex, at)
+            for place in ROLES.values():
+                self._netlink.unguard(name, link.ifindex, *place)
         except FlyebpfError as error:
             if isinstance(error, KernelError) and error.number == errno.ENODEV:
                 return None  # it vanished meanwhile, and all this with it

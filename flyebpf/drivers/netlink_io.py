@@ -29,7 +29,9 @@ ROUTE_PROTOCOL = 0xFE
 FILTER_NAME = "flyebpf:"
 INGRESS = 0xFFFFFFF2  # TC_H_CLSACT | TC_H_MIN_INGRESS
 EGRESS = 0xFFFFFFF3  # TC_H_CLSACT | TC_H_MIN_EGRESS
-HANDLE, PRIORITY, ETH_P_ALL = 1, 1, 3
+HANDLE, ETH_P_ALL = 1, 3
+SECOND = 2
+"""Handle and priority of a filter that comes after our first one."""
 PERMANENT = 0x80  # NUD_PERMANENT
 SCOPE_LINK = 253
 MAIN = 254
@@ -85,9 +87,17 @@ class Netlink:
             self._ip.link("set", index=ifindex, **what)
 
     def guard(
-        self, name: str, ifindex: int, program: Program, role: str, parent: int = INGRESS
+        self,
+        name: str,
+        ifindex: int,
+        program: Program,
+        role: str,
+        parent: int = INGRESS,
+        *,
+        at: int = HANDLE,
     ) -> None:
-        """Our filter at ``parent``, put in place of an older one in one step."""
+        """Our filter at ``parent``, put in place of an older one in one step. ``at``:
+        its handle and priority, HANDLE or SECOND."""
         with kernel(f"add clsact to interface {name}", errno.EEXIST):
             self._ip.tc("add", "clsact", ifindex)
         with kernel(f"attach {role} to interface {name}"):
@@ -95,34 +105,34 @@ class Netlink:
                 "replace-filter",
                 "bpf",
                 ifindex,
-                HANDLE,
+                at,
                 parent=parent,
-                prio=PRIORITY,
+                prio=at,
                 protocol=ETH_P_ALL,
                 fd=program.fd,
                 name=filter_name(role, program),
                 direct_action=True,
             )
 
-    def unguard(self, name: str, ifindex: int, parent: int = INGRESS) -> None:
+    def unguard(self, name: str, ifindex: int, parent: int = INGRESS, at: int = HANDLE) -> None:
         """Remove our filter, if it is there."""
-        if self.filter(name, ifindex, parent):
+        if self.filter(name, ifindex, parent, at):
             with kernel(f"remove the filter of interface {name}", errno.ENOENT, errno.EINVAL):
                 self._ip.tc(
                     "del-filter",
                     "bpf",
                     ifindex,
-                    HANDLE,
+                    at,
                     parent=parent,
-                    prio=PRIORITY,
+                    prio=at,
                     protocol=ETH_P_ALL,
                 )
 
-    def filter(self, name: str, ifindex: int, parent: int = INGRESS) -> str:
+    def filter(self, name: str, ifindex: int, parent: int = INGRESS, at: int = HANDLE) -> str:
         """The name of our filter at ``parent``, which tells the program; or ""."""
         with kernel(f"read the filters of interface {name}", errno.EINVAL, errno.ENODEV):
             for handle, called in self._dumps.filters(ifindex, parent):
-                if handle == HANDLE and called.startswith(FILTER_NAME):
+                if handle == at and called.startswith(FILTER_NAME):
                     return called
         return ""
 

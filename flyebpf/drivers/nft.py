@@ -19,6 +19,7 @@ from typing import Any
 
 from flyebpf.errors import KernelError
 from flyebpf.model.rows import NatRow, Row
+from flyebpf.model.sixpn import HOST_PORT
 from flyebpf.reconcile.base import Failure
 
 TABLE = "flyebpf"
@@ -31,7 +32,9 @@ COUNTERS = (
     "vm_unsolicited",
     "vm_nat",
     "mesh_to_uplink",
+    "uplink_to_mesh",
     "mesh_forward",
+    "host_port",
 )
 SIXPN = "fdaa::/16"
 OTHER_PORTS = "32768-49151"
@@ -81,28 +84,42 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     too, in case a packet ever gets past the programs at their interfaces. What
     belongs to no connection would leave untranslated, so it does not leave.
     Nothing of the private networks leaves over an uplink, whatever the routes
-    say when a mesh device is gone."""
+    say when a mesh device is gone, and nothing comes in there, as ``edge_xdp`` has
+    it too: but a frame with a priority tag (VLAN 0) is IP to the stack alone. What
+    machines send to the host's own services reaches DNS and nothing else, and nobody
+    is forwarded to machines there."""
     uplinks = quoted(sorted({name for row in rows for name in row.uplinks}))
     nat = "\n".join(masquerade(row, group, mesh) for row in sorted(rows, key=lambda r: r.source))
+    private = (
+        f"ip6 daddr {SIXPN}",
+        f"ip6 saddr {SIXPN}",
+        *(f"ip daddr {source}" for source in sorted({row.source for row in rows})),
+    )
     clear = "\n".join(
-        f"    oifname {uplinks} {what} counter name mesh_to_uplink drop"
-        for what in (
-            f"ip6 daddr {SIXPN}",
-            f"ip6 saddr {SIXPN}",
-            *(f"ip daddr {source}" for source in sorted({row.source for row in rows})),
-        )
+        f"    oifname {uplinks} {what} counter name mesh_to_uplink drop" for what in private
+    )
+    outside = "\n".join(
+        f"    iifname {uplinks} {what} counter name uplink_to_mesh drop" for what in private
     )
     counters = "\n".join(f"  counter {name} {{ }}" for name in COUNTERS)
     return f"""{counters}
   chain input {{
     type filter hook input priority -10; policy accept;
     meta iifgroup {group} counter name vm_to_host drop
+    iifname "{HOST_PORT}" ip6 daddr {SIXPN} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{HOST_PORT}" counter name host_port drop
+  }}
+  chain outside {{
+    type filter hook prerouting priority -310; policy accept;
+{outside}
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
     meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
     meta iifgroup {group} ct state {{ invalid, untracked }} counter name vm_untracked drop
     meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
+    iifname "{HOST_PORT}" counter name host_port drop
+    oifname "{HOST_PORT}" counter name host_port drop
 {forward(group, mesh)}
   }}
   chain clear {{
@@ -136,17 +153,21 @@ def forward(group: int, mesh: Mesh) -> str:
 
 def untracked(group: int, mesh: Mesh) -> str:
     """WireGuard's own packets belong to no connection of conntrack's, so none of
-    a VM's can stand in their way."""
-    if not any(mesh.ports):
-        return ""
-    ports = f"{mesh.ports[0]}-{mesh.ports[1]}"
+    a VM's can stand in their way. Nor do VMs' queries: each could be a connection
+    of its own, and a VM with 2^16 addresses would leave others none."""
+    arriving, leaving = f'iifname "{HOST_PORT}" notrack', f'oifname "{HOST_PORT}" notrack'
+    if any(mesh.ports):
+        ports = f"{mesh.ports[0]}-{mesh.ports[1]}"
+        arriving += f"""
+    meta iifgroup != {group} fib daddr type local udp dport {ports} notrack"""
+        leaving += f"\n    udp sport {ports} notrack"
     return f"""  chain arriving {{
     type filter hook prerouting priority -300; policy accept;
-    meta iifgroup != {group} fib daddr type local udp dport {ports} notrack
+    {arriving}
   }}
   chain leaving {{
     type filter hook output priority -300; policy accept;
-    udp sport {ports} notrack
+    {leaving}
   }}
 """
 

@@ -10,12 +10,12 @@ from collections.abc import Hashable, Sequence
 from flyebpf.drivers.mesh_tools import OWN_SETTINGS, Tools, are_set, write_settings
 from flyebpf.drivers.netlink_io import filter_name
 from flyebpf.drivers.wireguard import PeerChange, canonical
-from flyebpf.drivers.wireguard_keys import public_half
 from flyebpf.drivers.wireguard_uapi import key_hex
 from flyebpf.errors import FlyebpfError, InvalidError
 from flyebpf.model.records import PEERS_KEY
 from flyebpf.model.rows import Row, UserPeerRow
 from flyebpf.reconcile.base import Failure
+from flyebpf.wireguardkeys import public_half
 
 ROLE = "peer_tc"
 MTU = 1420

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This host's private keys: X25519 (RFC 7748), one file each, root's alone."""
+"""This host's private keys, one file each, root's alone."""
 
 from __future__ import annotations
 
@@ -9,27 +9,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from flyebpf.errors import UnavailableError
 from flyebpf.model.records import PEERS_KEY
-
-LENGTH = 32
-
-
-def public_half(private: bytes) -> str:
-    """The public key of 32 private bytes, base64."""
-    key = X25519PrivateKey.from_private_bytes(private).public_key()
-    return base64.b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
-
-
-def new_private() -> bytes:
-    """32 random bytes, clamped (RFC 7748, section 5), as `wg genkey` does."""
-    key = bytearray(secrets.token_bytes(LENGTH))
-    key[0] &= 248
-    key[31] = key[31] & 127 | 64
-    return bytes(key)
+from flyebpf.wireguardkeys import LENGTH, new_private, public_half
 
 
 class Keys:

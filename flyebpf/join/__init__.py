@@ -34,6 +34,7 @@ from flyebpf.errors import (
 )
 from flyebpf.join.files import Staged
 from flyebpf.join.text import render
+from flyebpf.model.fleet import block_of
 from flyebpf.model.records import Cluster, Host, JoinToken
 from flyebpf.ops import cluster, tokens
 from flyebpf.ops.tokens import Invitation
@@ -193,7 +194,8 @@ def _check_prefix(config: DaemonConfig, hosts: Iterable[Host]) -> None:
     """Every host's block is a part of one prefix."""
     prefix = IPv4Network(config.private.prefix)
     for host in hosts:
-        if not IPv4Network(host.block).subnet_of(prefix):
+        block = block_of(host)
+        if block is not None and not block.subnet_of(prefix):
             raise ConflictError(
                 f"private.prefix {prefix} does not contain the block {host.block} of host "
                 f"{host.name!r}",
@@ -203,7 +205,7 @@ def _check_prefix(config: DaemonConfig, hosts: Iterable[Host]) -> None:
 
 def _free_block(store: Store, invitation: Invitation) -> str:
     """The first part of the private prefix that overlaps no host's."""
-    taken = sorted(IPv4Network(host.block) for host in every(store, Host))
+    taken = sorted(_blocks(store))
     prefix = IPv4Network(invitation.private_prefix)
     size = 1 << (32 - invitation.block_length)
     start, end = int(prefix.network_address), int(prefix.broadcast_address)
@@ -222,7 +224,13 @@ def _free_block(store: Store, invitation: Invitation) -> str:
 
 def _taken(store: Store, block: str) -> bool:
     wanted = IPv4Network(block)
-    return any(IPv4Network(host.block).overlaps(wanted) for host in every(store, Host))
+    return any(taken.overlaps(wanted) for taken in _blocks(store))
+
+
+def _blocks(store: Store) -> list[IPv4Network]:
+    """Those of all hosts; a record that nobody of us wrote may have none."""
+    found = (block_of(host) for host in every(store, Host))
+    return [block for block in found if block is not None]
 
 
 def _configuration(invitation: Invitation, newcomer: Newcomer, path: Path) -> DaemonConfig:

@@ -15,7 +15,7 @@ OWN = -1
 
 
 class Distances:
-    """From ``region`` to the others."""
+    """From ``region`` to the others, in ``microseconds``; OWN to itself."""
 
     def __init__(self, region: str, measured: Iterable[Latency], fixed: Iterable[str]) -> None:
         """``measured`` by hosts of ``region``: the median of them counts.
@@ -25,16 +25,18 @@ class Distances:
         for latency in measured:
             for other, microseconds in latency.microseconds.items():
                 times.setdefault(other, []).append(microseconds)
-        self._far = {other: median_low(values) for other, values in times.items()}
+        self.microseconds = {other: median_low(values) for other, values in times.items()}
         for text in fixed:
             one, other, milliseconds = text.split()
             if region in (one, other):
-                self._far[other if region == one else one] = round(float(milliseconds) * 1000)
-        self._far[region] = OWN
+                self.microseconds[other if region == one else one] = round(
+                    float(milliseconds) * 1000
+                )
+        self.microseconds[region] = OWN
 
     def key(self, region: str) -> tuple[int, str]:
         """Sorts the nearest first; those that nobody measured last, by name."""
-        return (self._far.get(region, UNKNOWN), region)
+        return (self.microseconds.get(region, UNKNOWN), region)
 
     def order(self, regions: Iterable[str]) -> list[str]:
         """The nearest first."""

@@ -22,6 +22,11 @@ PEER_MACHINE = 10
 HOST_SUFFIX = 1
 """Of a host's own address on the mesh, with network and machine 0."""
 
+HOST_PORT, HOST_PORT_FAR = "flyhost", "flyvms"
+"""The pair of devices by which the host's own services meet private networks."""
+NETWORKS = "fdaa::/17"
+"""The addresses of all networks; the other half of fdaa::/16 is that of hosts."""
+
 _U32 = 1 << 32
 
 

@@ -33,6 +33,7 @@ from flyebpf.model.records import (
     Presence,
     WireguardPeer,
 )
+from flyebpf.model.seats import Seats
 
 
 class StoredRecord(Protocol):
@@ -77,7 +78,8 @@ class State:
 
     ``quarantined``: (kind, id) to why that record cannot be used; to all
     lookups it does not exist. ``version`` is another number after every
-    change. ``fleet``: the hosts' tables. Not thread safe.
+    change. ``fleet``: the hosts' tables; ``seats``: who has machines where. Not
+    thread safe.
     """
 
     def __init__(self) -> None:
@@ -109,6 +111,7 @@ class State:
             WireguardPeer.kind: self.wireguard_peers,
             Cluster.kind: self._clusters,
         }
+        self.seats = Seats()
         self._machines_by_app = Index()
         self._machines_by_host = Index()
         self._machines_by_interface = Index()
@@ -236,6 +239,7 @@ class State:
         self._tables[kind][ident] = record
         if kind in fleet.KINDS:
             self.fleet.add(record)
+        self.seats.add(record)
         for index, word in self._words(record):
             index.add(word, ident)
         return record
@@ -247,6 +251,7 @@ class State:
             return
         if kind in fleet.KINDS:
             self.fleet.discard(record)
+        self.seats.discard(record)
         for index, word in self._words(record):
             index.discard(word, id)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address
 
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
 from flyebpf.model import names
-from flyebpf.model.records import Cluster, Host, Machine, Presence
+from flyebpf.model.fleet import block_of
+from flyebpf.model.records import Cluster, Host, Machine, Network, Pool, Presence
 from flyebpf.model.sixpn import HOST_BIT
+from flyebpf.ops import private
 from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.base import Store
 
@@ -24,7 +26,8 @@ def ensure(store: Store, config: DaemonConfig, identity: str = "") -> tuple[Clus
 
     Raises ConflictError when the host's private block overlaps another host's,
     or leaves out addresses that machines of this host have, or when its endpoint
-    is another host's. ``identity``: of the machine that this runs on; also
+    is another host's; UnavailableError when the cluster's record has been lost.
+    ``identity``: of the machine that this runs on; also
     ConflictError when another one runs under the same name.
     """
     wanted = replace(host_of(config), identity=identity)
@@ -51,7 +54,7 @@ def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
     ``wanted.number`` is not used: a new host gets a number that no host has ever
     had, one that is there keeps its own, and what operators said of it.
     """
-    cluster = tx.get(Cluster, _IDENT) or Cluster(seed=secrets.randbits(64))
+    cluster = tx.get(Cluster, _IDENT) or _first_cluster(tx.store)
     have = tx.get(Host, wanted.name)
     if have is None:
         number, cluster = _next_host(cluster)
@@ -66,6 +69,8 @@ def register(tx: Tx, wanted: Host) -> tuple[Cluster, Host]:
             identity=wanted.identity or have.identity,
         )
     if host != have:
+        # Whoever gives out an address of the block writes its pool.
+        tx.get(Pool, private.pool_name(host.name))
         _check_block(tx.store, host)
         _check_endpoint(tx.store, host)
         tx.put(host)
@@ -93,6 +98,19 @@ def require_host(tx: Tx, name: str) -> Host:
     return host
 
 
+def _first_cluster(store: Store) -> Cluster:
+    """Its counters say which numbers were ever given out: they are begun anew only
+    where nobody can have one. Raises UnavailableError."""
+    for kind in (Host.kind, Network.kind, Machine.kind):
+        if entries := store.list(kind):
+            raise UnavailableError(
+                f"the store has no cluster record, but {kind} {entries[0].id!r}: numbers that "
+                "are in use would be given out again",
+                "restore the store from a copy, or start with an empty one",
+            )
+    return Cluster(seed=secrets.randbits(64))
+
+
 def _next_host(cluster: Cluster) -> tuple[int, Cluster]:
     if cluster.next_host >= HOST_BIT:
         raise ExhaustedError(
@@ -115,9 +133,10 @@ def _check_identity(store: Store, have: Host, wanted: Host) -> None:
 
 
 def _check_block(store: Store, host: Host) -> None:
-    block = ip_network(host.block)
+    block = IPv4Network(host.block)
     for other in every(store, Host):
-        if other.name != host.name and block.overlaps(ip_network(other.block)):
+        theirs = block_of(other)  # None in a record that nobody of us wrote
+        if other.name != host.name and theirs is not None and block.overlaps(theirs):
             raise ConflictError(
                 f"private.block {host.block} of host {host.name!r} overlaps "
                 f"{other.block} of host {other.name!r}",
@@ -125,12 +144,19 @@ def _check_block(store: Store, host: Host) -> None:
             )
     for machine in every(store, Machine, host=host.name):
         for address in (machine.private_ip, machine.services_ip):
-            if ip_address(address) not in block:
+            if not _is_in(block, address):
                 raise ConflictError(
                     f"private.block {host.block} of host {host.name!r} does not contain "
                     f"{address} of machine {machine.id}",
                     "set private.block back, or remove the machine first",
                 )
+
+
+def _is_in(block: IPv4Network, address: str) -> bool:
+    try:
+        return ip_address(address) in block
+    except ValueError:
+        return True  # the plan reports it, and nothing is delivered there
 
 
 def _check_endpoint(store: Store, host: Host) -> None:

@@ -8,7 +8,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.model import names, sixpn
 from flyebpf.model.records import App, Deployment, Machine, Network
 from flyebpf.ops.cluster import require_host
-from flyebpf.ops.transact import Tx
+from flyebpf.ops.transact import Tx, sound
 from flyebpf.store.base import Store
 
 
@@ -52,4 +52,5 @@ def _sixpn_address(tx: Tx, machine: Machine) -> str:
     app = tx.require(App, machine.app)
     network = tx.require(Network, f"{app.org}/{app.network}")
     host = require_host(tx, machine.host)
-    return sixpn.machine_address(network.number, host.number, machine.number)
+    with sound(f"machine {machine.id}, of its host or of its network"):
+        return sixpn.machine_address(network.number, host.number, machine.number)

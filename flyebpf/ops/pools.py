@@ -21,6 +21,10 @@ from flyebpf.ops.transact import Tx
 
 Used = type[Address] | type[PrivateAddress]
 
+_STALE = 200
+"""Entries of the queue that one transaction drops at most, as etcd takes only so
+many writes; the next one goes on from there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -37,7 +41,10 @@ class Block:
         return str(self.first + (position + self.start) % self.count)
 
     def __contains__(self, address: str) -> bool:
-        parsed = ip_address(address)
+        try:
+            parsed = ip_address(address)
+        except ValueError:  # in a record that nobody of us wrote
+            return False
         if parsed.version != self.first.version:
             return False
         return 0 <= int(parsed) - int(self.first) < self.count
@@ -97,9 +104,10 @@ def _never_given_out(
 
 
 def _released(tx: Tx, pool: Pool, blocks: Sequence[Block], used: Used) -> tuple[Pool, str | None]:
-    while pool.head < pool.tail:
+    last = min(pool.tail, pool.head + _STALE)
+    while pool.head < last:
         ident = f"{pool.name}/{pool.head}"
-        released = tx.get(Released, ident)
+        released = tx.glance(Released, ident)  # guarded by the pool's record
         tx.delete(Released, ident)
         pool = replace(pool, head=pool.head + 1)
         if released is None or not any(released.address in block for block in blocks):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from flyebpf.errors import ExhaustedError
 from flyebpf.model.records import Host, Machine, PrivateAddress
 from flyebpf.ops import pools
-from flyebpf.ops.transact import Tx
+from flyebpf.ops.transact import Tx, sound
 
 
 def pool_name(host: str) -> str:
@@ -16,7 +16,9 @@ def pool_name(host: str) -> str:
 
 def take(tx: Tx, host: Host, machine: str) -> str:
     """An address for ``machine``; ExhaustedError when the block is full."""
-    address = pools.take(tx, pool_name(host.name), [pools.linked(host.block)], PrivateAddress)
+    with sound(f"host {host.name}"):
+        block = pools.linked(host.block)
+    address = pools.take(tx, pool_name(host.name), [block], PrivateAddress)
     if address is None:
         raise ExhaustedError(
             f"the private block {host.block} of host {host.name!r} has no free address",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import Cluster, Host, Presence
+from flyebpf.model.records import Cluster, Host, HostStatus, Presence
 from flyebpf.ops.cluster import require_cluster
 from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.base import Store
@@ -23,8 +23,9 @@ _MESHED = "wireguard"
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """``generation`` is the one that hosts send with; ``next`` is another one
-    while keys are being rotated. ``waiting``: hosts that are there and have not
-    published their next key; ``away``: those that have not and are not there."""
+    while keys are being rotated. ``waiting``: hosts that are there and are not
+    ready for the next key; ``away``: those that are not there, and may have all
+    others wait."""
 
     generation: int
     next: int
@@ -70,8 +71,8 @@ def finish(store: Store) -> Rotation:
     """Send with the next generation from now on, without hosts that are away:
     they get into the mesh again when they are back and have published their key.
 
-    ConflictError when nothing is going on, or a host that is there has not
-    published its key: it would be cut off.
+    ConflictError when nothing is going on, or a host that is there is not ready:
+    it would be cut off.
     """
 
     def action(tx: Tx) -> Rotation:
@@ -84,9 +85,9 @@ def finish(store: Store) -> Rotation:
             )
         if look.waiting:
             raise ConflictError(
-                f"host {', '.join(look.waiting)} is there and has not published its key of "
+                f"host {', '.join(look.waiting)} is there and not ready for the key of "
                 f"generation {look.next} yet",
-                "wait for it, or look at `flyebpf status` there",
+                f"wait for it, or look at `flyebpf status` there{_held_up(look)}",
             )
         tx.put(replace(cluster, mesh_generation=cluster.next_generation))
         return replace(look, generation=look.next)
@@ -96,15 +97,18 @@ def finish(store: Store) -> Rotation:
 
 def _look(tx: Tx) -> Rotation:
     cluster: Cluster = require_cluster(tx)
+    generation, following = cluster.mesh_generation, cluster.next_generation
     present = {record.host for record in every(tx.store, Presence)}
-    next_key = str(cluster.next_generation)
-    lacking = [host.name for host in _meshed(tx.store) if next_key not in host.keys]
-    return Rotation(
-        cluster.mesh_generation,
-        cluster.next_generation,
-        tuple(name for name in lacking if name in present),
-        tuple(name for name in lacking if name not in present),
-    )
+    states = {status.host: status.ready_generation for status in every(tx.store, HostStatus)}
+    waiting: list[str] = []
+    away: list[str] = []
+    for host in _meshed(tx.store):
+        lacks = str(following) not in host.keys
+        if following != generation:
+            lacks |= states.get(host.name, -1) < following or host.name not in present
+        if lacks:
+            (waiting if host.name in present else away).append(host.name)
+    return Rotation(generation, following, tuple(waiting), tuple(away))
 
 
 def _meshed(store: Store) -> list[Host]:
@@ -113,4 +117,15 @@ def _meshed(store: Store) -> list[Host]:
 
 def _lacking(look: Rotation) -> str:
     names = [*look.waiting, *(f"{name} (away)" for name in look.away)]
-    return f"; without a key: {', '.join(names)}" if names else ""
+    return f"; not ready: {', '.join(names)}" if names else ""
+
+
+def _held_up(look: Rotation) -> str:
+    """A host that is away may still send with the key before the present one,
+    which the others then keep; its device is the one that the next key needs."""
+    if not look.away:
+        return ""
+    return (
+        f"; if all wait, it may be for {', '.join(look.away)}, which is away: start its daemon, "
+        f"or remove it (`flyebpf hosts remove {look.away[0]}`)"
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from flyebpf import collector
@@ -68,6 +69,16 @@ class Tx:
             self._revisions[key] = entry.revision if entry else ABSENT
             self._records[key] = decode(entry.kind, entry.body) if entry else None
         return cast("R | None", self._records[key])
+
+    def glance(self, cls: type[R], ident: str) -> R | None:
+        """The record, or None, without a guard of its own: for one that nobody
+        writes without writing another one that is guarded. Stores take only so
+        many guards at once."""
+        key = (_kind(cls), ident)
+        if key in self._writes:
+            return cast("R | None", self._writes[key])
+        entry = self.store.get(*key)
+        return cast("R", decode(entry.kind, entry.body)) if entry else None
 
     def require(self, cls: type[R], ident: str) -> R:
         """The record; NotFoundError that suggests a similar one."""
@@ -153,6 +164,19 @@ def every(store: Store, cls: type[R], **values: str) -> list[R]:
             if all(entry.body.get(key) == value for key, value in wanted)
         )
         return [cast("R", record) for record in found if record is not None]
+
+
+@contextmanager
+def sound(what: str) -> Iterator[None]:
+    """What is made here of a record that nobody of us wrote may be impossible:
+    ValueError becomes InvalidError, which names ``what``."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidError(
+            f"the record of {what} is damaged: {error}",
+            "`flyebpf status` shows damaged records: correct it in the store, or remove it",
+        ) from error
 
 
 def _decoded(entry: Entry) -> AnyRecord | None:

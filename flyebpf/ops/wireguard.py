@@ -21,7 +21,7 @@ from flyebpf.model.records import (
     Pool,
     WireguardPeer,
 )
-from flyebpf.ops.transact import Tx, every, find, transact
+from flyebpf.ops.transact import Tx, every, find, sound, transact
 from flyebpf.store.base import Store
 
 _NUMBERS = 256
@@ -78,7 +78,10 @@ def create(
                 f"choose another name; `flyebpf wireguard list -o {org}` shows all",
             )
         number = _free_number(tx, wanted)
-        peer = replace(wanted, address=sixpn.peer_prefix(place.number, at.number, number))
+        with sound(f"host {at.name} or of network {place.ident}"):
+            ip_address(at.endpoint)
+            address = sixpn.peer_prefix(place.number, at.number, number)
+        peer = replace(wanted, address=address)
         tx.put(peer)
         return peer, place, at
 
@@ -156,13 +159,17 @@ def _free_number(tx: Tx, wanted: WireguardPeer) -> int:
     return number
 
 
-def _next_free(taken: set[int], start: int) -> int | None:
+def _next_free(taken: set[int | None], start: int) -> int | None:
     candidates = ((start + step) % _NUMBERS for step in range(_NUMBERS))
     return next((number for number in candidates if number not in taken), None)
 
 
-def _number(prefix: str) -> int:
-    return int(IPv6Network(prefix).network_address) >> 8 & 255
+def _number(prefix: str) -> int | None:
+    """None in a record that nobody of us wrote."""
+    try:
+        return int(IPv6Network(prefix).network_address) >> 8 & 255
+    except ValueError:
+        return None
 
 
 def _config_text(peer: WireguardPeer, network: Network, gateway: Host, private: str) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 from flyebpf.config import DaemonConfig
 from flyebpf.model.reasons import DropReason
-from flyebpf.model.rows import NatRow, PolicyRow, SettingsRow, UplinkRow
+from flyebpf.model.rows import HostPortRow, NatRow, PolicyRow, SettingsRow, UplinkRow
+from flyebpf.model.sixpn import HOST_PORT, HOST_PORT_FAR, NAMESERVER, NETWORKS
 from flyebpf.model.state import State
 from flyebpf.plan.hosts import PLAIN, Hosts
 from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
+from flyebpf.plan.names import nameservers
 from flyebpf.plan.prefixes import Prefix
 from flyebpf.plan.site import Plan, Site
 
@@ -43,6 +45,7 @@ def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
     """The rows of owner ``("host",)``."""
     plan, config = Plan(), site.config
     _settings(plan, config, state, hosts)
+    _host_port(plan, site, state, hosts)
     plan.problems += own_problems(site, hosts, state)
     plan_devices(plan, site, hosts, state)
     _policy(plan, config)
@@ -72,8 +75,17 @@ def _settings(plan: Plan, config: DaemonConfig, state: State, hosts: Hosts) -> N
             mesh_ethernet=config.mesh.underlay == PLAIN,
             return_edge=config.mesh.return_path == "edge",
             peers=peers_device(config.mesh) if state.peers_at(config.host) else "",
+            host_port=HOST_PORT if hosts.number else "",
         )
     )
+
+
+def _host_port(plan: Plan, site: Site, state: State, hosts: Hosts) -> None:
+    """Where machines have no addresses of private networks, nobody needs it."""
+    if hosts.number:
+        servers = (NAMESERVER, *nameservers(state, site.config.host))
+        addresses = tuple(f"{address}/128" for address in servers)
+        plan.rows.append(HostPortRow(HOST_PORT, HOST_PORT_FAR, addresses, NETWORKS))
 
 
 def _pools(plan: Plan, config: DaemonConfig) -> tuple[str, ...]:

@@ -166,12 +166,13 @@ def _seniority(host: Host) -> tuple[int, str]:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IPv4 or IPv6 address."""
+    """Whether it is an IPv4 or IPv6 address that means the same everywhere. One
+    with a zone (RFC 4007) does not, and a zone may be any text."""
     try:
         ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 class Lookout:

@@ -7,6 +7,7 @@ a change touches gives what planning everything would.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 
 from flyebpf.config import DaemonConfig
@@ -17,10 +18,16 @@ from flyebpf.plan.host import plan_host
 from flyebpf.plan.hosts import Lookout
 from flyebpf.plan.machines import plan_machine
 from flyebpf.plan.mesh import plan_neighbour
+from flyebpf.plan.names import plan_names
 from flyebpf.plan.networks import plan_peer
 from flyebpf.plan.services import Router
 from flyebpf.plan.site import Owner, Plan, Site
 from flyebpf.plan.touched import Touched
+
+log = logging.getLogger(__name__)
+_APART = ("app", "machine", "mesh", "names", "wireguard")
+"""Owners without whose rows the others' are as good as before."""
+_REMEDY = "look for a damaged record of it in the store, and remove it or make it anew"
 
 
 class Planner:
@@ -54,9 +61,18 @@ class Planner:
     def rows(self, state: State, owner: Owner) -> list[Row]:
         """The rows of one owner, and its entry in ``problems``.
 
-        Raises ValueError for an owner of no known kind.
+        One that cannot be planned, as nobody foresaw a record that it depends on,
+        has none: one record must not end the daemons of all hosts. Without the
+        host's own rows there would be nothing left. Raises ValueError for an owner
+        of no known kind.
         """
-        plan = self._plan(state, owner)
+        try:
+            plan = self._plan(state, owner)
+        except Exception as error:
+            if owner[0] not in _APART:
+                raise
+            log.exception("a fault of flyebpf itself: %s cannot be planned", " ".join(owner))
+            plan = Plan(problems=[f"{' '.join(owner)} cannot be planned ({error!r}): {_REMEDY}"])
         if plan.problems:
             self.problems[owner] = plan.problems
         else:
@@ -70,6 +86,8 @@ class Planner:
                 return plan_machine(site, state, self._router, hosts, ident)
             case ("app", name):
                 return plan_app(site, state, hosts, self._router.routes(state, name))
+            case ("names", name):
+                return plan_names(state, site.config.host, name)
             case ("mesh", name):
                 return plan_neighbour(site, hosts, state, name)
             case ("wireguard", ident):

@@ -11,6 +11,7 @@ from flyebpf.plan.prefixes import Prefix, parse_all
 
 Owner = tuple[str, ...]
 """Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``,
+``("names", app)`` for its names in DNS,
 ``("mesh", name)`` for another host, ``("wireguard", id)`` for a user's peer."""
 
 HOST: Owner = ("host",)

@@ -25,7 +25,7 @@ from flyebpf.model.records import (
     Presence,
     WireguardPeer,
 )
-from flyebpf.model.state import State, Update
+from flyebpf.model.state import State, Update, network_of
 from flyebpf.plan.hosts import NONE, Hosts
 from flyebpf.plan.site import HOST, Owner, Site
 
@@ -47,8 +47,11 @@ class Touched:
         owners.update(
             (("wireguard", peer.ident), None) for peer in self._state.peers_at(self._here)
         )
+        named = self._named_here()
         for app in self._state.app_names():
             owners["app", app] = None
+            if app in named:
+                owners["names", app] = None
             owners.update(dict.fromkeys(self._machines(self._state.machines_of(app))))
         return owners
 
@@ -76,10 +79,12 @@ class Touched:
     def _record(self, record: AnyRecord) -> set[Owner]:
         """Owners of what the record names, before or after."""
         match record:
-            case App(name=app) | Deployment(app=app) | Address(app=app):
-                return self._apps((app,))
+            case App():
+                return self._apps((record.name,)) | self._names_of(record)
+            case Address(app=app) | Deployment(app=app):
+                return self._apps((app,)) | {("names", app)}
             case Machine():
-                return self._machine(record)
+                return self._machine(record) | self._names_with(record)
             case Network():
                 return self._network(record)
             case WireguardPeer():
@@ -121,6 +126,37 @@ class Touched:
         owners: set[Owner] = {("app", rival.app) for rival in rivals.values()}
         return owners.union(self._machines(rivals.values()))
 
+    def _named_here(self) -> set[str]:
+        """Apps of networks that have machines on this host."""
+        state = self._state
+        apps = {machine.app for machine in state.machines_on(self._here)}
+        networks = {network_of(state.apps[app]) for app in apps if app in state.apps}
+        return {app for network in networks for app in state.apps_in(network)}
+
+    def _names_of(self, app: App) -> set[Owner]:
+        """Its own names, and those of its network if that is here by it."""
+        owners: set[Owner] = {("names", app.name)}
+        if any(m.host == self._here for m in self._state.machines_of(app.name)):
+            owners.update(("names", other) for other in self._state.apps_in(network_of(app)))
+        return owners
+
+    def _names_with(self, machine: Machine) -> set[Owner]:
+        """The names of its app, and those of its network if it is the first or was
+        the last one of that here."""
+        state = self._state
+        owners: set[Owner] = {("names", machine.app)}
+        app = state.apps.get(machine.app)
+        if app is None or machine.host != self._here:
+            return owners
+        network = network_of(app)
+        if state.seats.is_only(machine) or not state.seats.taken(self._here, network):
+            owners.update(("names", other) for other in state.apps_in(network))
+        return owners
+
+    def _names_on(self, host: str) -> set[Owner]:
+        """The names that machines of a host have a part in."""
+        return {("names", machine.app) for machine in self._state.machines_on(host)}
+
     def _network(self, network: Network) -> set[Owner]:
         """The machines and users' peers of this host in it, and in those that
         claim its number."""
@@ -133,12 +169,15 @@ class Touched:
             for machine in self._state.machines_of(app)
             if machine.host == self._here
         }
-        owners.update(
+        peers: set[Owner] = {
             ("wireguard", peer.ident)
             for peer in self._state.peers_at(self._here)
             if f"{peer.org}/{peer.network}" in idents
-        )
-        return owners
+        }
+        names: set[Owner] = {
+            ("names", app) for ident in idents for app in self._state.apps_in(ident)
+        }
+        return owners | names | peers | ({HOST} if peers else set())
 
     def _peer(self, peer: WireguardPeer) -> set[Owner]:
         """The peer, those that claim the same, and whether there is any."""
@@ -172,12 +211,12 @@ class Touched:
         rivals = {rival.name for host in found for rival in self._state.fleet.rivals(host)}
         names = rivals | {name}
         if len(found) == 2 and replace(found[0], drained=found[1].drained) == found[1]:
-            return self._apps_on(name)
+            return self._apps_on(name) | self._names_on(name)
         if len(found) == 2 and replace(found[0], keys=found[1].keys) == found[1]:
             return self._keys(*found)
         if self._here in names:
             return {*self.everything(), ("mesh", name)}
-        owners: set[Owner] = set()
+        owners: set[Owner] = self._names_on(name)
         for other in names if self._has_mesh else ():
             owners.add(("mesh", other))
             machines = self._state.machines_on(other)
@@ -202,12 +241,15 @@ class Touched:
     def _presence(self, presence: Presence) -> set[Owner]:
         """The first one and the last one matter to all: without any, everybody
         is taken to be there."""
-        if not self._has_mesh:
-            return set()
         others = self._state.fleet.presences.keys() - {presence.host}
+        names: set[Owner] = self._names_on(presence.host)
         if not others:
-            return {("app", app) for app in self._state.app_names()}
-        return self._apps_on(presence.host)
+            names = {("names", app) for app in self._named_here()}
+        if not self._has_mesh:
+            return names
+        if not others:
+            return names | {("app", app) for app in self._state.app_names()}
+        return names | self._apps_on(presence.host)
 
     def _latency(self, host: str, before: AnyRecord | None, after: AnyRecord | None) -> set[Owner]:
         """Apps in regions that have changed places in the order of distance

@@ -17,9 +17,17 @@ def from_text(text: str) -> Json:
     that it is reported under its id and does not stop the others."""
     try:
         body = json.loads(text)
+        if may_be_unwritable(text):
+            to_text(body).encode()
     except (ValueError, RecursionError):
         body = None
     return body if isinstance(body, dict) else unreadable(text)
+
+
+def may_be_unwritable(text: str) -> bool:
+    """Whether there may be half a character in it (RFC 8259, section 8.2): no
+    file or store takes that, so a record of it could not be copied."""
+    return "\\ud" in text or "\\uD" in text
 
 
 def unreadable(text: str) -> Json:

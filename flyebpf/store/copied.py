@@ -60,7 +60,9 @@ class CopiedStore:
         if self.from_copy() and since == self._copy.revision():
             return []
         changes = self._store.changes(since, limit)
-        if changes and since == self._copy.revision():
+        known = self._copy.revision() if changes else None
+        # Whoever asks first brings it on; the others may be some changes behind it.
+        if known is not None and since <= known < changes[-1].revision:
             self._copy.apply(changes)
         return changes
 

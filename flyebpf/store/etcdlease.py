@@ -37,10 +37,12 @@ class Leases:
     def of(self, ttl: int) -> str:
         """The lease for records that live ``ttl`` seconds."""
         with self._lock:
-            if ttl not in self._leases:
-                answer = self._members.read("/lease/grant", {"TTL": str(ttl), "ID": "0"})
-                self._leases[ttl] = str(answer["ID"])
-            return self._leases[ttl]
+            lease = self._leases.get(ttl)
+        if lease is None:  # asked for without the lock, for which the watch would wait
+            answer = self._members.read("/lease/grant", {"TTL": str(ttl), "ID": "0"})
+            with self._lock:
+                lease = self._leases.setdefault(ttl, str(answer["ID"]))
+        return lease
 
     def forget(self) -> None:
         """Some lease has expired."""

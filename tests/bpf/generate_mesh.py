@@ -44,7 +44,8 @@ def hosts(rng: random.Random) -> tuple[int, int]:
 def outer(rng: random.Random, src: bytes, dst: bytes, proto: int, body: bytes) -> bytes:
     length = len(body) if rng.random() < 0.98 else rng.randrange(2 * len(body) + 1)
     version = 0x60000000 if rng.random() < 0.99 else rng.getrandbits(32)
-    header = struct.pack("!IHBB", version, length, proto, 64)
+    hops = 64 if rng.random() < 0.95 else rng.choice((255, 254, 0))
+    header = struct.pack("!IHBB", version, length, proto, hops)
     return ETHER + b"\x86\xdd" + header + src + dst + body
 
 

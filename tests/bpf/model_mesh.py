@@ -153,6 +153,7 @@ class Mesh:
 
     def _sixpn(self, frame: bytes, src: Fields, dst: Fields) -> Verdict:
         drop_if(not src.machine, R.MESH_SOURCE)
+        drop_if(frame[21] == 255, R.MESH_FORM)
         out = bytearray(frame)
         out[22:38], out[38:54] = swapped(frame[22:38]), swapped(frame[38:54])
         if dst.machine == PEER:
@@ -212,6 +213,7 @@ class Mesh:
     def _transport(self, inner: bytes, index: int, slot: Slot, vip: int, port: int) -> Verdict:
         at, t = self._tuple(inner)
         drop_if(not port, R.MESH_INNER)
+        drop_if(bool(self.dialled.get(t)), R.MESH_SOURCE)
         flags = inner[at + 13] if t.proto == TCP else 0
         internal = None if flags & (SYN | ACK) == SYN else self._old(t, index, slot)
         if internal is None:
@@ -294,17 +296,21 @@ class Mesh:
         bad = self.edge.vip_of(source) is None
         drop_if(bad or (not alias and self.edge.is_bad_source(target)), R.MESH_INNER)
         proto, at = inner[23], 0
-        if get16(inner, 20) & 0x1FFF:
+        if proto == ICMP:
+            start, end = 14 + (inner[14] & 15) * 4, 14 + get16(inner, 16)
+            whole = not get16(inner, 20) & 0x3FFF and start + 8 <= end
+            drop_if(alias or not whole or inner[start] not in ERRORS, R.MESH_INNER)
+            came_in = -1
+        elif proto not in (TCP, UDP):
+            raise Drop(R.MESH_INNER)
+        elif get16(inner, 20) & 0x1FFF:
             came_in = self.returned.get(fragment_key(inner), -1)
-        elif proto in (TCP, UDP):
+        else:
             at, t = self._tuple(inner)
             mine = Raw(t.vip, t.client, t.vip_port, t.client_port, proto)
             came_in = self.dialled.get(mine, -1) if host == self.far else -1
             if get16(inner, 20) & 0x2000:
                 self.returned[fragment_key(inner)] = came_in
-        else:
-            drop_if(proto != ICMP or alias, R.MESH_INNER)
-            came_in = -1
         return self._to_vm(inner, at, came_in) if alias else self._out(inner, target, came_in)
 
     def _to_vm(self, inner: bytes, at: int, number: int) -> Verdict:

@@ -31,7 +31,7 @@ def with_bytes(frame: bytes, at: int, new: bytes) -> bytes:
 
 GOOD = to_here(p.SYN)
 GOOD_6 = p6.in_mesh_form(p6.udp(1, src=p6.remote(9), dst=p6.address(2), hlim=9))
-IP_AT, TCP_AT = 54, 74
+HOPS_AT, IP_AT, TCP_AT = 21, 54, 74
 ODD_SUM = with_bytes(GOOD, IP_AT + 10, b"\0\0")
 LOOPBACK = to_here(p.client_tcp(80, "S", src="127.0.0.1"))
 INNER_6 = (
@@ -157,6 +157,15 @@ FORGED = [
         R.MESH_MACHINE,
     ),
     row("6PN not swapped", bytes(p6.udp(1, src=p6.remote(9), dst=p6.address(2))), R.MESH_FORM),
+    row(
+        "a neighbour message, as if of the machine's own link",
+        with_bytes(
+            p6.in_mesh_form(p6.advert(9, p6.GATEWAY, src=p6.remote(9), dst=p6.address(2))),
+            HOPS_AT,
+            b"\xff",
+        ),
+        R.MESH_FORM,
+    ),
     row("6PN cut off", GOOD_6[:-1], R.TRUNCATED),
     row(
         "IPv4 to a private address from outside", p.client_tcp(80, dst=p.private_ip(1)), R.MESH_FORM

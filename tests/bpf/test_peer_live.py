@@ -4,6 +4,7 @@ without Ethernet headers as WireGuard's."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
 from tests import packets6 as p6
 from tests.bpf.expect import row
-from tests.bpf.rig import Rig
+from tests.bpf.rig import Rig, mac_bytes
 from tests.bpf.test_live import Wires, attach_tc, wires  # noqa: F401 - a fixture
 from tests.bpf.tun import Tun
 
@@ -189,6 +190,37 @@ def test_dropped(gateway: Gateway, packet: bytes, reason: DropReason) -> None:
     gateway.wire.nothing_else()
     assert gateway.rig.drops(reason) == 1
     assert gateway.counted() == {}
+
+
+HOST_MAC = "02:00:00:00:05:03"
+
+
+def to_nameserver(network: int = p6.NETWORK, **ports: int) -> bytes:
+    return l3(from_peer(p6.sixpn(network, 0, 0, 3), **{"dport": 53, **ports}))
+
+
+def test_queries_go_to_the_host_port(gateway: Gateway) -> None:
+    rig = gateway.rig
+    rig.settings.host_port = rig.ifindex["lan0"]
+    rig.settings.host_mac[:] = mac_bytes(HOST_MAC)
+    rig.write_settings()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD)) as seen:
+        seen.bind(("lan0", 0x86DD))
+        seen.settimeout(5)
+        gateway.users.arrive(to_nameserver())
+        assert seen.recv(2048) == mac_bytes(HOST_MAC) * 2 + b"\x86\xdd" + to_nameserver()
+    assert rig.count(Count.DNS_PASSED) == 1
+    gateway.users.arrive(to_nameserver(dport=80))
+    gateway.users.arrive(to_nameserver(p6.OTHER_NETWORK))
+    gateway.users.nothing()
+    assert rig.drops(R.VM_TO_HOST) == 1
+    assert rig.drops(R.SIXPN_NETWORK) == 1
+
+
+def test_queries_without_a_host_port(gateway: Gateway) -> None:
+    gateway.users.arrive(to_nameserver())
+    gateway.wire.nothing_else()
+    assert gateway.rig.drops(R.VM_TO_HOST) == 1
 
 
 def test_without_a_device_for_peers(gateway: Gateway) -> None:

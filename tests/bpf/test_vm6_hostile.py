@@ -75,6 +75,9 @@ def programs(rig: Rig) -> dict[tuple[int, int], Fast]:
     }
 
 
+NAMESERVER = 0xFDAA << 112 | 3
+
+
 def is_allowed(model: Model6, number: int, sent: bytes, frame: bytes) -> bool:
     """Whether a frame that goes on may: back to its sender from its gateway, or
     from the sender's own addresses to others of its network."""
@@ -90,6 +93,8 @@ def is_allowed(model: Model6, number: int, sent: bytes, frame: bytes) -> bool:
         mine = (src.host, src.network, src.machine) == (me.network, model.host, me.number)
         return mine and dst.host == me.network and dst.network in model.hosts
     mine = (src.network, src.host, src.machine) == (me.network, model.host, me.number)
+    if target == NAMESERVER:  # as it came, for the next program
+        return mine and frame == sent and frame[20] in (6, 17) and frame[56:58] == b"\0\x35"
     return mine and dst[:2] == (me.network, model.host) and reaches(model, dst, frame)
 
 

@@ -4,6 +4,8 @@ packet too big, TCP's MSS."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import (
@@ -19,7 +21,7 @@ from flyebpf.bpf.layout import MESH_ETHERNET
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets6 as p6
 from tests.bpf.expect import row, shot
-from tests.bpf.fast import flooded
+from tests.bpf.fast import Fast, flooded
 from tests.bpf.rig import Outcome, Rig, Tc
 from tests.packets6 import behind, with_
 
@@ -116,6 +118,24 @@ class TestTooBig:
     def test_not_more_often_than_the_limit(self, rig: Rig) -> None:
         packet = longer(p6.udp(1, b"", **FAR), 1)
         assert flooded(rig, packet) == shot(packet, R.TOO_BIG, {Count.ICMP_LIMITED: 1})
+
+    def test_limits_of_machines_are_their_own(self, rig: Rig) -> None:
+        """Machine 1 floods, and machine 2 still learns, on the same CPU and within
+        one period of the limit: 1 is not told before and after that."""
+        one, two = (longer(p6.udp(number, b"", **FAR), 1) for number in (1, 2))
+        cpus = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, [min(cpus)])
+        try:
+            fast = Fast.vm(rig, 1), Fast.vm(rig, 2)
+            for _ in range(50):
+                for _ in range(100):
+                    fast[0].run(bytes(one))
+                verdicts = [fast[i].run(bytes((one, two)[i]))[0] for i in (0, 1, 0)]
+                if verdicts[0] == verdicts[2] == Tc.SHOT:
+                    break
+            assert verdicts == [Tc.SHOT, Tc.REDIRECT, Tc.SHOT]
+        finally:
+            os.sched_setaffinity(0, cpus)
 
     def test_host_first(self, rig: Rig) -> None:
         """Nobody is told a size for where nothing goes."""

@@ -60,4 +60,6 @@ def programs() -> dict[str, Program]:
         "edge_tc": program(TC, "edge_tc"),
         "vm_tc": program(TC, "vm_tc"),
         "vm_out": program(TC, "vm_out"),
+        "dns": program(TC, "dns"),
+        "host_tc": program(TC, "host_tc"),
     }

@@ -267,6 +267,24 @@ def test_bad_rows_fail_alone(pair: tuple[Host, Host], fabric: Fabric) -> None:
     assert one.in_place(one.peer(two))
 
 
+@pytest.mark.parametrize("copy_first", [True, False])
+def test_of_two_hosts_with_one_key_the_first_keeps_it(
+    pair: tuple[Host, Host], copy_first: bool
+) -> None:
+    """A folder that was copied, in a pass over all of them and in later ones."""
+    one, two = pair
+    first = one.peer(two)
+    copied = replace(first, host="a", allowed=("fdaa:8000:9::/48",))
+    with inside(one.name):
+        one.driver.apply(MeshPeerRow, [], [first.key])
+        rows = [copied, first] if copy_first else [first, copied]
+        for batch in (rows, [first], [copied]):
+            failed = {failure.key for failure in one.driver.apply(MeshPeerRow, batch, [])}
+            assert failed == {row.key for row in batch if row is copied}
+    assert one.in_place(first)
+    assert one.pings(two)
+
+
 def test_keys_are_rotated_without_loss(fabric: Fabric) -> None:
     hosts = [fabric.add() for _ in range(3)]
     one, two, three = hosts

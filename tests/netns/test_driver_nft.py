@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet
 
 from flyebpf.drivers.nft import Mesh, NftDriver, run_nft
 from flyebpf.errors import KernelError
@@ -136,6 +142,86 @@ def test_nothing_of_the_private_networks_leaves_over_an_uplink(uplink: NftDriver
     sh("ping -c 1 -W 1 -I fdaa::7 2001:db8::1 || true")
     assert uplink.counters()["mesh_to_uplink"][0] == before + 3
     sh("ping -c 1 -W 1 192.0.2.9")
+
+
+def tagged(mac: str, packet: Packet) -> bytes:
+    """A frame with a priority tag: IEEE 802.1Q, VLAN 0, which the kernel takes off."""
+    return bytes(Ether(dst=mac, src="02:00:00:00:00:09") / Dot1Q(vlan=0, prio=5) / packet)
+
+
+PRIVATE = [
+    IPv6(src="fdaa:8000:1::1", dst="fdaa:8000:2::1") / UDP(),
+    IPv6(src="2001:db8::1", dst="fdaa:8000:2::1") / UDP(),
+    IPv6(src="fdaa:8000:1::1", dst="2001:db8:2::1") / UDP(),
+    IP(src="192.0.2.9", dst="172.16.16.1") / UDP(),
+]
+
+
+@pytest.mark.parametrize("packet", PRIVATE, ids=lambda packet: f"{packet.src} to {packet.dst}")
+def test_nothing_of_the_private_networks_comes_in_over_an_uplink(
+    uplink: NftDriver, packet: Packet
+) -> None:
+    """Behind a tag that hides it from edge_xdp, towards the mesh; the same between
+    public addresses gets there."""
+    sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    sh("ip link add fly0 arp off up type veth peer name end; ip link set end up")
+    sh("ip -6 route add default dev fly0; ip route add default dev fly0")
+    mac = "02:00:00:00:00:01"
+    sh(f"ip link set up0 address {mac}")
+    public = packet.__class__(src=PUBLIC[packet.version][0], dst=PUBLIC[packet.version][1])
+    for sent, arrived in ((packet, 0), (public / UDP(), 1)):
+        before = forwarded(uplink)
+        script = f"{SEND}s.send(bytes.fromhex('{tagged(mac, sent).hex()}'))"
+        sh(f"ip netns exec drvnet {sys.executable} -c {shlex.quote(script)}")
+        dropped, through = (now - old for now, old in zip(forwarded(uplink), before, strict=True))
+        assert (dropped, through) == (1 - arrived, arrived)
+
+
+SEND = """import socket
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("out", 0))
+"""
+PUBLIC = {4: ("192.0.2.9", "198.51.100.1"), 6: ("2001:db8::1", "2001:db8:2::1")}
+
+
+def forwarded(driver: NftDriver) -> tuple[int, int]:
+    """Packets that the fence dropped, and UDP that left over the mesh's device."""
+    rules = sh("nft -j list ruleset")
+    if '"seen"' not in rules:
+        sh("nft add table inet seen; nft add counter inet seen out")
+        sh("nft add chain inet seen last '{ type filter hook postrouting priority 300; }'")
+        sh("nft add rule inet seen last oifname fly0 meta l4proto udp counter name out")
+    packets = sh("nft list counter inet seen out").split("packets ")[1].split()[0]
+    return driver.counters()["uplink_to_mesh"][0], int(packets)
+
+
+ASKS = """
+import socket
+for suffix in range(2, 66):
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+    s.bind((f"fdaa:0:1:8000::{suffix:x}", 0))
+    s.sendto(b"question", ("fdaa::3", 53))
+"""
+
+
+def test_queries_are_no_connections(driver: NftDriver) -> None:
+    """One machine has 2^16 addresses: with a connection for each query it would
+    fill the table that all machines' own traffic needs."""
+    driver.apply(NatRow, [ROW], [])
+    sh("ip netns add drvvm")
+    try:
+        sh("ip link add flyhost type veth peer name flyvms netns drvvm")
+        sh("ip link set flyhost arp off address 02:00:00:00:00:01 up")
+        sh("ip addr add fdaa::3/128 dev flyhost; ip -6 route add fdaa::/17 dev flyhost")
+        sh("ip -n drvvm link set lo up; ip -n drvvm link set flyvms up")
+        sh("ip -n drvvm -6 route add fdaa::3 dev flyvms")
+        sh("ip -n drvvm neigh add fdaa::3 lladdr 02:00:00:00:00:01 dev flyvms")
+        sh(f"ip netns exec drvvm {sys.executable} -c {shlex.quote(ASKS)}")
+        assert re.search(r"^Udp6NoPorts\s+64$", sh("cat /proc/net/snmp6"), re.MULTILINE)
+        assert sh("cat /proc/sys/net/netfilter/nf_conntrack_count").strip() == "0"
+    finally:
+        sh("ip netns del drvvm")
 
 
 ANSWERS = f"""

@@ -19,7 +19,7 @@ from flyebpf.api.backend import (
     Severity,
 )
 from flyebpf.api.routes import ROUTES
-from flyebpf.model.records import Address, AddressKind, Host
+from flyebpf.model.records import Address, AddressKind, Host, HostStatus
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Entry, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
@@ -144,6 +144,7 @@ def add_next_keys(api: Api) -> None:
         for name in ("h1", "h2"):
             host = tx.require(Host, name)
             tx.put(replace(host, keys={**host.keys, "1": GATEWAY_KEY}))
+            tx.put(HostStatus(name, "", ready_generation=1))
 
     transact(api.backend.store, action)
 

@@ -489,6 +489,7 @@ def test_fill(rig: Rig) -> None:
         "tables": (1, 64),
         "maglev": (7, 8192),
         "service_states": (1, 64),
+        "names": (0, 131_072),
     }
 
 

@@ -233,11 +233,12 @@ def test_rotation(cli: Cli) -> None:
     assert "Away, and waited for: h1." in text
     assert cli("hosts rotate-keys")[0] == 1
     code, _, err = cli("hosts rotate-keys --force")
-    assert (code, "host h2 is there and has not published" in err) == (1, True)
+    assert (code, "host h2 is there and not ready" in err) == (1, True)
 
     def publish(tx: Tx) -> None:
         host = tx.require(Host, "h2")
         tx.put(replace(host, keys={**host.keys, "1": GATEWAY_KEY}))
+        tx.put(HostStatus("h2", "", ready_generation=1))
 
     transact(cli.backend.store, publish)
     assert cli.json("hosts rotate-keys --force") == {

@@ -24,7 +24,7 @@ from flyebpf.daemon.lock import StateLock
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher
 from flyebpf.daemon.reload import merge
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.store.base import Put, Transaction
+from flyebpf.store.base import Put, StoreUnavailableError, Transaction
 from flyebpf.store.sqlite import SqliteStore
 
 CONFIG = DaemonConfig("h1", "ams", ("eth0",))
@@ -198,6 +198,35 @@ def test_the_watcher_wakes_for_changes_only(tmp_path: Path) -> None:
     assert not woken.wait(0.3)
     watcher.stop()
     store.close()
+
+
+class AwayStore:
+    """What a watcher needs of a store."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def wait(self, since: int, timeout: float) -> bool:
+        self.asked += 1
+        raise StoreUnavailableError("etcd is away")
+
+
+def test_the_watcher_says_once_that_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        "flyebpf.daemon.mainloop.time.sleep", lambda _: threading.Event().wait(0.01)
+    )
+    store = AwayStore()
+    watcher = StoreWatcher(store, lambda: 0, lambda: None)  # type: ignore[arg-type]
+    watcher.start()
+    deadline = time.monotonic() + 5.0
+    while store.asked < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert watcher.error == "etcd is away"
+    watcher.stop()
+    assert len(caplog.records) == 1
 
 
 def test_reload_keeps_what_needs_a_restart_and_says_so() -> None:

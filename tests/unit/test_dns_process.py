@@ -193,3 +193,15 @@ def test_what_cannot_start_says_why(config: frames.ProcessConfig, tmp_path: Path
     client.close()
     with pytest.raises(UnavailableError, match="does not answer"):
         client.metrics()
+
+
+def test_a_process_that_knows_nothing_is_silent(daemon: Daemon) -> None:
+    """Every name would be one that does not exist. What comes waits until the
+    daemon has told what there is."""
+    assert daemon.wanted.wait(20), daemon.client.problem
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.sendto(question("web.internal"), ("::1", daemon.client.config.port))
+        time.sleep(0.2)
+        assert daemon.client.metrics()["counts"]["stranger"] == 0
+        daemon.ready(1)
+        until(lambda: daemon.client.metrics()["counts"]["stranger"] == 1)  # ::1 is none

@@ -22,7 +22,7 @@ from flyebpf.drivers.link import Link
 from flyebpf.errors import KernelError
 from flyebpf.flytoml import parse
 from flyebpf.model.codec import encode
-from flyebpf.model.rows import InterfaceRow, NatRow, Row, UplinkRow
+from flyebpf.model.rows import HostPortRow, InterfaceRow, NatRow, Row, UplinkRow
 from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs
 from flyebpf.plan import maglev
 from flyebpf.reconcile.base import Failure
@@ -66,7 +66,7 @@ class Rest:
     """A driver that remembers what was applied, for all other kinds."""
 
     name = "rest"
-    kinds: tuple[type[Row], ...] = (InterfaceRow, UplinkRow, NatRow)
+    kinds: tuple[type[Row], ...] = (InterfaceRow, UplinkRow, NatRow, HostPortRow)
 
     def __init__(self) -> None:
         self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in self.kinds}
@@ -378,7 +378,7 @@ def test_held_programs_are_replaced_by_name(rig: Rig) -> None:
     rig.rest.puts.clear()
     rig.engine.replace_held()
     assert rig.rest.held == [False]
-    assert [row.key for row in rig.rest.puts] == ["tap1"]
+    assert [row.key for row in rig.rest.puts] == ["flyhost", "tap1"]
 
 
 def test_a_machine_that_gets_its_slot_late_gets_its_share_at_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from flyebpf.model.rows import HostRow, MeshPeerRow, MeshRow, Row, SettingsRow, 
 from flyebpf.ops import cluster
 from flyebpf.ops.transact import find, transact
 from flyebpf.reconcile.base import Failure
+from flyebpf.store.base import Change, StoreUnavailableError
 from flyebpf.store.sqlite import SqliteStore
 from tests.unit.test_engine import CONFIG, Rest, Rig
 
@@ -73,6 +74,32 @@ def test_devices_and_hosts_are_applied(rig: MeshRig) -> None:
     assert (device.interface, device.generation, device.sending) == ("fly0", 0, True)
     (peer,) = rig.mesh.rows[MeshPeerRow].values()
     assert peer.key == ("fly0", "h2")
+
+
+def test_there_is_no_view_of_what_is_only_half_applied(
+    rig: MeshRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a host would say too early that all send with the new keys."""
+    rig.engine.load()
+    rig.engine.sync_full()
+    shared = find(rig.store, Cluster, "cluster")
+    transact(rig.store, lambda tx: tx.put(replace(shared, mesh_generation=1)))
+    changes, calls = rig.store.changes, []
+
+    def once(since: int, limit: int = 1000) -> list[Change]:
+        calls.append(since)
+        if len(calls) == 2:
+            raise StoreUnavailableError("the store has gone away")
+        return changes(since, limit)
+
+    monkeypatch.setattr(rig.store, "changes", once)
+    with pytest.raises(StoreUnavailableError):
+        rig.engine.catch_up()
+    assert rig.engine.mesh_view() is None
+    rig.engine.catch_up()
+    view = rig.engine.mesh_view()
+    assert view is not None
+    assert (view.cluster.mesh_generation, view.revision) == (1, rig.store.revision())
 
 
 def test_the_view_is_of_what_the_kernel_holds(rig: MeshRig) -> None:

@@ -86,6 +86,28 @@ def test_it_goes_on_after_errors_and_says_each_once(caplog: pytest.LogCaptureFix
     assert part.error == ""
 
 
+def test_it_goes_on_after_what_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Event()
+    calls = 0
+
+    def work() -> float:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise KeyError("header")
+        done.set()
+        return 60.0
+
+    part = Repeat("test", work, retry=0.001)
+    part.start()
+    assert done.wait(5.0), "the host would count as gone"
+    part.stop()
+    assert part.fault is None
+    (said,) = caplog.records
+    assert said.exc_info, "the log says where"
+    assert part.error == ""
+
+
 def test_an_error_is_shown_while_it_lasts() -> None:
     failed = threading.Event()
 

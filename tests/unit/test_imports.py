@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "reconcile": {"model", "plan"},
     "bpf": {"model"},
     "drivers": {"model", "reconcile", "bpf", "wireguardkeys"},
-    "metrics": {"model", "api.backend", "meshmetrics"},
+    "metrics": {"model", "api.backend", "meshmetrics", "dnsmetrics"},
+    "dnsmetrics": {"dns.metrics"},
     "meshmetrics": {"api.backend"},
     "api": {"model", "store", "ops", "flytoml", "plan"},
     "join": {"model", "store", "ops", "configfile"},
@@ -51,7 +52,7 @@ ANYTHING = {"daemon"}
 HOMES = {
     "bcc": ["flyebpf.bpf.compiler"],
     "pyroute2": ["flyebpf.drivers.netlink*", "flyebpf.lab.*"],
-    "cryptography": ["flyebpf.wireguardkeys", "flyebpf.drivers.wireguard_keys"],
+    "cryptography": ["flyebpf.wireguardkeys"],
     "sqlite3": ["flyebpf.store.sqlite*"],
     "etcd3gw": ["flyebpf.store.etcdmembers"],
     "requests": ["flyebpf.store.etcdmembers"],

@@ -23,6 +23,7 @@ from flyebpf.join import Newcomer
 from flyebpf.join.files import Staged, write_new
 from flyebpf.join.text import render
 from flyebpf.model.records import Host, JoinToken
+from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, tokens
 from flyebpf.ops.transact import every, find, transact
 from flyebpf.store.base import StoreUnavailableError, Transaction
@@ -263,6 +264,12 @@ def test_blocks_are_the_first_that_are_free(world: World) -> None:
     assert blocks == [
         "172.16.16.0/20", "172.16.48.0/24", "172.16.32.0/20", "172.16.64.0/20", "172.16.80.0/20",
     ]  # fmt: skip
+
+
+def test_a_host_with_an_impossible_block_keeps_nobody_out(world: World) -> None:
+    strange = Host("h9", HOST_BIT | 99, "ams", "everything")
+    transact(world.store, lambda tx: tx.put(strange))
+    assert world.join(world.token()).host.block == "172.16.16.0/20"
 
 
 def test_no_block_is_free(world: World) -> None:

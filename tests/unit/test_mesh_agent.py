@@ -15,12 +15,13 @@ from flyebpf.daemon import mesh_keys, mesh_status
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_rotation import Rotation, View
 from flyebpf.drivers.wireguard import Device, Peer
-from flyebpf.drivers.wireguard_keys import Keys, public_half
+from flyebpf.drivers.wireguard_keys import Keys
 from flyebpf.model.records import PEERS_KEY, Cluster, Host, HostStatus, Latency, Presence
 from flyebpf.model.rows import MeshPeerRow, MeshRow
 from flyebpf.ops import cluster
-from flyebpf.ops.transact import every, find, transact
+from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.sqlite import SqliteStore
+from flyebpf.wireguardkeys import public_half
 
 MESH = MeshConfig(underlay="wireguard", endpoint="192.0.2.1")
 ROW = MeshRow("fly0", "wireguard", 0, 51820, ("fdaa:8000:1::1/128",), 1420)
@@ -135,6 +136,47 @@ def test_a_host_says_that_it_is_there_and_how_it_is(rig: Rig) -> None:
     assert rig.store.get(Presence.kind, "h1"), "the next daemon may be there soon"
     assert "0" in find(rig.store, Host, "h1").keys
     assert agent.errors == [] or "assign" in agent.errors[0]  # no such address here
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["removed", "another machine's"])
+def test_who_is_host_no_more_says_nothing_as_that_host(rig: Rig, gone: bool) -> None:
+    def take_away(tx: Tx) -> None:
+        if gone:
+            tx.delete(Host, "h1")
+        else:
+            tx.put(replace(find(rig.store, Host, "h1"), identity="b" * 16, endpoint="192.0.2.9"))
+
+    transact(rig.store, take_away)
+    revision = rig.store.revision()
+    agent = MeshAgent(
+        rig.config, rig.store, rig.view, version="1", programs="abc", identity="a" * 16
+    )
+    for part in agent._parts[1::-1]:  # the mesh's, which looks, and then presence
+        part._once()
+    assert rig.store.revision() == revision, "no key, no status, no presence"
+    (fault,) = agent.faults
+    assert ("removed" if gone else "at 192.0.2.9") in fault.message
+    assert fault.remedy
+
+
+def test_a_host_that_goes_is_not_told_by_all_others_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = rig.agent()
+    view = rig.view()
+    assert view is not None
+    hosts = {f"h{n}": replace(rig.host, name=f"h{n}") for n in range(1, 1001)}
+    large, now = replace(view, hosts=hosts), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    agent._state(large)
+    revision = rig.store.revision()
+    for _ in range(9):
+        now[0] += 10.0
+        agent._state(replace(large, failed={"fly0"}))
+    assert rig.store.revision() == revision
+    now[0] += 10.0
+    agent._state(replace(large, failed={"fly0"}))
+    assert rig.store.revision() == revision + 1
 
 
 def seen(handshake: float) -> mesh_status.Seen:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,11 +22,23 @@ from flyebpf.api.backend import (
     Problem,
     ServiceCounters,
 )
+from flyebpf.dns.metrics import BUCKETS
 from flyebpf.errors import UnavailableError
 from flyebpf.metrics import MAX_SCRAPES, MetricsServer
 from flyebpf.model.reasons import DropReason
 from flyebpf.store.sqlite import SqliteStore
 from tests.fakes_backend import FakeBackend
+
+DNS: dict[str, Any] = {
+    "queries": [["TXT", "NOERROR", "internal", 4], ["A", "NXDOMAIN", "forwarded", 1]],
+    "counts": {"malformed": 2},
+    "latency": {"internal": [3, 1, *[0] * (len(BUCKETS) - 1)]},
+    "seconds": {"internal": 0.25},
+    "connections": 5,
+    "cache": {"entries": 1, "bytes": 300},
+    "names": {"apps": 6},
+    "upstreams": [["192.0.2.1", 0.1, 7]],
+}
 
 
 class Measured(FakeBackend):
@@ -36,6 +49,9 @@ class Measured(FakeBackend):
 
     def fences(self) -> Mapping[str, tuple[int, int]]:
         return {"vm_to_host": (3, 180)}
+
+    def dns(self) -> Mapping[str, Any] | None:
+        return DNS
 
     def reconciling(self) -> Mapping[str, float]:
         return {
@@ -100,6 +116,16 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
     assert status == 200
     lines = text.splitlines()
     for expected in (
+        "flyebpf_dns_up 1.0",
+        'flyebpf_dns_queries_total{path="internal",rcode="NOERROR",type="TXT"} 4.0',
+        'flyebpf_dns_events_total{what="malformed"} 2.0',
+        'flyebpf_dns_seconds_bucket{le="0.0001",path="internal"} 3.0',
+        'flyebpf_dns_seconds_bucket{le="+Inf",path="internal"} 4.0',
+        'flyebpf_dns_seconds_sum{path="internal"} 0.25',
+        "flyebpf_dns_connections 5.0",
+        "flyebpf_dns_cache_bytes 300.0",
+        'flyebpf_dns_records{kind="apps"} 6.0',
+        'flyebpf_dns_upstream_failures{upstream="192.0.2.1"} 7.0',
         'flyebpf_mesh_key_generation{which="current"} 3.0',
         'flyebpf_mesh_key_generation{which="next"} 4.0',
         'flyebpf_mesh_device{implementation="wireguard-go",interface="fly1"} 1.0',

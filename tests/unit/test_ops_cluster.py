@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from flyebpf.config import MeshConfig
-from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import App, Host, Presence
+from flyebpf.errors import ConflictError, InvalidError, UnavailableError
+from flyebpf.model.records import App, Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
-from flyebpf.ops import cluster, machines, orgs
+from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
+from flyebpf.store.base import Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -45,6 +46,18 @@ def test_hosts_have_numbers_of_their_own(store: SqliteStore) -> None:
     assert first.number != second.number
 
 
+def test_numbers_are_not_given_out_again_when_the_record_of_them_is_lost(
+    store: SqliteStore,
+) -> None:
+    add(store)
+    transact(store, lambda tx: tx.delete(Cluster, "cluster"))
+    before = store.revision()
+    for name, block in (("h1", "172.16.0.0/20"), ("h2", "172.16.16.0/20")):
+        with pytest.raises(UnavailableError, match="no cluster record, but host 'h1'"):
+            cluster.ensure(store, config(host=name, block=block))
+    assert store.revision() == before
+
+
 def test_a_changed_configuration_keeps_the_number(store: SqliteStore) -> None:
     before = find(store, Host, "h1")
     moved = replace(config(block="172.16.32.0/20"), region="iad")
@@ -58,12 +71,52 @@ def test_blocks_of_hosts_do_not_overlap(store: SqliteStore) -> None:
     assert [host.name for host in every(store, Host)] == ["h1"]
 
 
+def test_records_of_others_making_stop_no_host(store: SqliteStore) -> None:
+    strange = Host("h9", HOST_BIT | 99, "ams", "everything", endpoint="nowhere")
+    transact(store, lambda tx: tx.put(strange))
+    add(store)
+    (machine,) = every(store, Machine)
+    transact(store, lambda tx: tx.put(replace(machine, services_ip="none")))
+    assert cluster.ensure(store, config(block="172.16.0.0/21"))[1].block == "172.16.0.0/21"
+
+
+def test_a_machine_of_a_host_whose_record_is_damaged(store: SqliteStore) -> None:
+    add(store)
+    (machine,) = every(store, Machine)
+    host = find(store, Host, "h1")
+    transact(store, lambda tx: tx.put(replace(host, block="everything", number=5)))
+    with pytest.raises(InvalidError, match="the record of host h1 is damaged"):
+        add(store, "tap1")
+    with pytest.raises(InvalidError, match=f"the record of machine {machine.id}"):
+        machines.hosts_file(store, config(), machine.id)
+
+
 def test_a_block_contains_what_its_machines_have(store: SqliteStore) -> None:
     add(store)
     with pytest.raises(ConflictError, match=r"does not contain 172\.16\.0\.2 of machine"):
         cluster.ensure(store, config(block="172.16.32.0/20"))
     cluster.ensure(store, config(block="172.16.0.0/24"))
     assert find(store, Host, "h1").block == "172.16.0.0/24"
+
+
+def test_a_machine_that_comes_while_the_block_is_changed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move writes neither the cluster's record nor the host's."""
+    elsewhere = config(host="h2", block="172.16.16.0/20")
+    cluster.ensure(store, elsewhere)
+    machine = machines.add(store, elsewhere, "web", interface="tap0", mac="02:00:00:00:00:01")
+    commit = store.commit
+
+    def late(transaction: Transaction) -> int:
+        monkeypatch.setattr(store, "commit", commit)
+        moves.move(store, config(), machine.id, interface="tap0")
+        return commit(transaction)
+
+    monkeypatch.setattr(store, "commit", late)
+    with pytest.raises(ConflictError, match=r"does not contain 172\.16\.0\.2 of machine"):
+        cluster.ensure(store, config(block="172.16.32.0/20"))
+    assert find(store, Host, "h1").block == "172.16.0.0/20"
 
 
 def test_nothing_works_before_a_daemon_was_started(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.errors import ConflictError, UnavailableError
-from flyebpf.model.records import Cluster, Host
+from flyebpf.model.records import Cluster, Host, HostStatus
 from flyebpf.ops import rotation
 from flyebpf.ops.rotation import Rotation
 from flyebpf.ops.transact import Tx, find, transact
@@ -34,6 +34,12 @@ def publish(store: SqliteStore, name: str, generation: int) -> None:
     transact(store, action)
 
 
+def ready(store: SqliteStore, name: str, generation: int) -> None:
+    """It has published the key, and says that all is in place."""
+    publish(store, name, generation)
+    transact(store, lambda tx: tx.put(HostStatus(name, "", ready_generation=generation)))
+
+
 def test_nothing_is_going_on_at_first(store: SqliteStore) -> None:
     status = rotation.status(store)
     assert status == Rotation(0, 0, (), ())
@@ -43,26 +49,34 @@ def test_nothing_is_going_on_at_first(store: SqliteStore) -> None:
 def test_start_says_who_is_waited_for(store: SqliteStore) -> None:
     assert rotation.start(store) == Rotation(0, 1, ("h2", "h3"), ("h4",))
     assert find(store, Cluster, "cluster").next_generation == 1
-    publish(store, "h2", 1)
+    ready(store, "h2", 1)
     assert rotation.status(store) == Rotation(0, 1, ("h3",), ("h4",))
+    publish(store, "h3", 1)
+    ready(store, "h4", 1)
+    assert rotation.status(store) == Rotation(0, 1, ("h3",), ("h4",)), "none of them is done"
 
 
 def test_one_at_a_time(store: SqliteStore) -> None:
     rotation.start(store)
     before = store.revision()
-    with pytest.raises(ConflictError, match=r"to generation 1; without a key: h2, h3, h4 \(away\)"):
+    with pytest.raises(ConflictError, match=r"to generation 1; not ready: h2, h3, h4 \(away\)"):
         rotation.start(store)
     assert store.revision() == before
 
 
 def test_finish_without_those_that_are_away(store: SqliteStore) -> None:
     rotation.start(store)
-    publish(store, "h2", 1)
-    with pytest.raises(ConflictError, match="host h3 is there and has not published"):
+    ready(store, "h2", 1)
+    with pytest.raises(ConflictError, match="host h3 is there and not ready"):
         rotation.finish(store)
     publish(store, "h3", 1)
+    with pytest.raises(ConflictError, match="host h3 is there and not ready") as refused:
+        rotation.finish(store)
+    assert "hosts remove h4" in refused.value.remedy, "all may be waiting for that one"
+    ready(store, "h3", 1)
     assert rotation.finish(store) == Rotation(1, 1, (), ("h4",))
     assert find(store, Cluster, "cluster").mesh_generation == 1
+    assert rotation.status(store) == Rotation(1, 1, (), ("h4",))
     assert rotation.start(store).next == 2
 
 

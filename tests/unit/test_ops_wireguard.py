@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,9 @@ from flyebpf.errors import (
     NotFoundError,
     UnavailableError,
 )
-from flyebpf.model.records import WireguardPeer
+from flyebpf.model.records import Host, WireguardPeer
 from flyebpf.ops import orgs, wireguard
-from flyebpf.ops.transact import every, transact
+from flyebpf.ops.transact import every, find, transact
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import GATEWAY_KEY, add_host, config, region
 
@@ -55,7 +57,7 @@ def test_the_configuration_is_that_of_the_contract(store: SqliteStore) -> None:
     assert (peer.org, peer.network, peer.name, peer.host) == ("acme", "default", "laptop", "h2")
     assert peer.address == "fdaa:0:1:8000:2:0:a:0/120"
     assert wireguard.own_address(peer) == "fdaa:0:1:8000:2:0:a:2"
-    assert peer.public_key == wireguardkeys.public_half(private)
+    assert peer.public_key == wireguardkeys.public_half(base64.b64decode(private))
     everything = json.dumps([entry.body for entry in store.snapshot()[1]])
     assert private not in everything
 
@@ -92,6 +94,23 @@ def test_numbers_are_of_network_and_gateway(store: SqliteStore) -> None:
         "fdaa:0:2:8000:2:0:a:0/120",
         "fdaa:0:1:8000:3:0:a:0/120",
     ]
+
+
+def test_a_peer_with_an_impossible_address_keeps_nobody_out(store: SqliteStore) -> None:
+    first = wireguard.create(store, H2, "a", "acme").peer
+    transact(store, lambda tx: tx.put(replace(first, address="somewhere")))
+    other = wireguard.create(store, H2, "b", "acme").peer
+    assert other.address == "fdaa:0:1:8000:2:0:a:100/120"
+
+
+@pytest.mark.parametrize("values", [{"endpoint": "nowhere"}, {"number": 5}])
+def test_a_gateway_whose_record_is_damaged(store: SqliteStore, values: dict[str, Any]) -> None:
+    host = find(store, Host, "h2")
+    transact(store, lambda tx: tx.put(replace(host, **values)))
+    before = store.revision()
+    with pytest.raises(InvalidError, match="the record of host h2 or of network acme/default"):
+        wireguard.create(store, H2, "a", "acme")
+    assert store.revision() == before
 
 
 def test_a_number_rests_before_it_is_used_again(store: SqliteStore) -> None:

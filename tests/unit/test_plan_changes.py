@@ -140,8 +140,8 @@ def test_the_owners_of_a_change_are_enough(case: Case) -> None:
 @pytest.mark.parametrize(
     ("name", "owners"),
     [
-        ("a daemon stops", {("app", "web")}),
-        ("another host is drained", {("app", "web")}),
+        ("a daemon stops", {("app", "web"), ("names", "web")}),
+        ("another host is drained", {("app", "web"), ("names", "web")}),
         ("a host publishes its next key", {("mesh", "h2")}),
         ("this host publishes its next key", {("host",), ("mesh", "h2"), ("mesh", "h3")}),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from flyebpf.config import DaemonConfig, DataplaneConfig, EgressConfig, PoolsConfig, PrivateConfig
 from flyebpf.model.reasons import DropReason
-from flyebpf.model.rows import NatRow, PolicyRow, SettingsRow, UplinkRow
+from flyebpf.model.rows import HostPortRow, NatRow, PolicyRow, SettingsRow, UplinkRow
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Planner
 from tests.records import CONFIG, HERE, state
@@ -47,7 +47,11 @@ def test_settings_nat_and_uplinks() -> None:
         uplinks=("eth0", "eth1"),
         seed=0xDEADBEEF,
         host=HERE.number,
+        host_port="flyhost",
     )
+    assert [row for row in rows if isinstance(row, HostPortRow)] == [
+        HostPortRow("flyhost", "flyvms", ("fdaa::3/128",), "fdaa::/17")
+    ]
     assert [row for row in rows if isinstance(row, NatRow)] == [
         NatRow("172.16.0.0/12", ("eth0", "eth1"))
     ]

@@ -190,6 +190,7 @@ class TestNeighbours:
         [
             ({"underlay": "none", "endpoint": ""}, ""),
             ({"underlay": "plain"}, "its mesh underlay is plain, that of this host is wireguard"),
+            ({"endpoint": "fe80::1%eth0\nremove=true"}, "is no address: set mesh.endpoint"),
             ({"endpoint": "h2.example"}, "'h2.example' is no address: set mesh.endpoint"),
             ({"endpoint": "192.0.2.1"}, "192.0.2.1 is that of host h1: give it its own"),
             ({"block": "172.16.0.0/16"}, "172.16.0.0/16 overlaps 172.16.0.0/20 of host h1"),

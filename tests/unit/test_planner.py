@@ -28,6 +28,7 @@ from flyebpf.model.rows import Row
 from flyebpf.model.sixpn import HOST_BIT, peer_prefix
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Owner, Planner
+from flyebpf.plan import planner as planner_module
 from flyebpf.store.base import Change, Entry
 from tests.records import (
     CLUSTER,
@@ -191,17 +192,22 @@ def touched(state: State, record: Any, *, gone: bool = False) -> set[Owner]:
 def test_a_machines_state_touches_it_and_its_app_alone() -> None:
     here = web(machine(1), machine(2), machine(3, app="db"))
     stopped = machine(1, state=MachineState.STOPPED)
-    assert touched(here, stopped) == {("machine", stopped.id), ("app", "web")}
+    names = ("names", "web")
+    assert touched(here, stopped) == {("machine", stopped.id), ("app", "web"), names}
 
 
 def test_services_and_addresses_touch_the_apps_machines_here() -> None:
     here = web(machine(1), machine(2, host="h2"), machine(3, app="db"))
-    expected = {("app", "web"), ("machine", machine(1).id)}
+    expected = {("app", "web"), ("names", "web"), ("machine", machine(1).id)}
     assert touched(here, deployment()) == expected
     assert touched(here, address(), gone=True) == expected
     moved = address(app="db")
     here = web(machine(1), machine(3, app="db"))
-    assert touched(here, moved) == expected | {("app", "db"), ("machine", machine(3).id)}
+    assert touched(here, moved) == expected | {
+        ("app", "db"),
+        ("names", "db"),
+        ("machine", machine(3).id),
+    }
 
 
 def test_whoever_waited_for_an_interface_gets_it() -> None:
@@ -219,9 +225,47 @@ def test_what_no_row_depends_on_touches_nobody() -> None:
     assert touched(here, replace(CLUSTER, next_machine=7)) == set()
     assert touched(here, Network("acme", "other", 1)) == set()
     assert touched(here, HostStatus("h1", "2026-01-01T00:00:00Z", version="2")) == set()
-    assert touched(here, Presence("h1")) == touched(here, Latency("h1", "ams")) == set()
+    assert touched(here, Latency("h1", "ams")) == set()
+    assert touched(here, Presence("h1")) == {("names", "web")}
+    assert touched(here, Presence("h1")) == set()
     assert touched(here, Host("h2", 1 << 31, "ams", "172.16.16.0/20")) == set()
     assert touched(here, replace(CLUSTER, seed=1)) == {HOST}
+
+
+def test_what_nobody_foresaw_in_a_record_is_its_owners_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One record must not end the daemons of all hosts, again and again."""
+    planner, state = Planner(CONFIG), web(machine(1), machine(2, interface="tap2"))
+    first, second = (("machine", machine(n).id) for n in (1, 2))
+    plan = planner_module.plan_machine
+
+    def fails(*args: Any) -> Any:
+        if args[-1] == first[1]:
+            raise ValueError("no such thing")
+        return plan(*args)
+
+    monkeypatch.setattr(planner_module, "plan_machine", fails)
+    assert planner.rows(state, first) == [], "its interface goes down"
+    assert planner.rows(state, second)
+    (problem,) = planner.problems[first]
+    assert "no such thing" in problem
+    assert "damaged record" in problem
+    assert caplog.records[-1].exc_info
+    monkeypatch.undo()
+    assert planner.rows(state, first)
+    assert first not in planner.problems
+
+
+def test_nothing_is_taken_away_where_the_hosts_own_rows_cannot_be_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(planner_module, "plan_host", fails)
+    with pytest.raises(ValueError, match="no such thing"):
+        Planner(CONFIG).rows(web(), HOST)
 
 
 def test_unknown_owner() -> None:

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flyebpf.model.records import PrivateAddress
+from flyebpf.model.records import Pool, PrivateAddress, Released
 from flyebpf.ops import pools
-from flyebpf.ops.transact import Tx, transact
+from flyebpf.ops.transact import Tx, find, transact
+from flyebpf.store.base import Transaction
 from flyebpf.store.sqlite import SqliteStore
 
 
@@ -86,6 +87,38 @@ def test_addresses_of_a_pool_that_was_away_are_found_again(store: SqliteStore) -
     assert [take(store, other) for _ in range(3)] == ["198.51.100.1", "198.51.100.0", None]
     assert take(store, one) == "192.0.2.0"
     assert take(store, one) is None
+
+
+def test_a_queue_of_what_is_in_no_pool_any_more_fits_into_a_transaction(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd takes 125 guards at once; a host's block may have been changed."""
+    old, new = "198.51.100.0/24", "192.0.2.0/31"
+    for address in [take(store, old) for _ in range(256)]:
+        assert address
+        release(store, address)
+    for address in [take(store, new) for _ in range(2)]:
+        assert address
+        release(store, address)
+    sizes: list[tuple[int, int]] = []
+
+    def commit(transaction: Transaction) -> int:
+        sizes.append((len(transaction.guards), len(transaction.writes)))
+        return SqliteStore.commit(store, transaction)
+
+    monkeypatch.setattr(store, "commit", commit)
+    assert {take(store, new), take(store, new)} == {"192.0.2.0", "192.0.2.1"}
+    assert take(store, new) is None
+    assert max(guards for guards, _ in sizes) <= 8
+    assert 200 <= max(writes for _, writes in sizes) <= 210
+
+
+def test_what_is_no_address_is_never_given_out(store: SqliteStore) -> None:
+    assert take(store, "192.0.2.7/32") == "192.0.2.7"
+    release(store, "192.0.2.7")
+    pool = find(store, Pool, "test")
+    transact(store, lambda tx: tx.put(Released("test", pool.head, "nowhere")))
+    assert take(store, "192.0.2.7/32") == "192.0.2.7"
 
 
 def test_a_large_pool_costs_no_more(store: SqliteStore) -> None:

@@ -123,6 +123,23 @@ def test_without_a_copy_nothing_is_made_up(cluster: EtcdCluster, open_store: Ope
             read()
 
 
+def test_others_that_follow_the_changes_do_not_stop_the_copy(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    begun, _ = everything(store)
+    put(store, "a")
+    put(store, "b")
+    store.changes(begun, 1)  # as a client that watches events asks, a step ahead of the daemon
+    store.changes(begun)
+    last = put(store, "c")
+    store.changes(last - 1)
+    copy = Copy(tmp_path / "copy.db", "/flyebpf/")
+    assert copy.revision() == last
+    assert [entry.id for entry in copy.list()] == ["a", "b", "c"]
+    copy.close()
+
+
 def test_a_snapshot_that_is_not_read_to_its_end_leaves_the_copy(
     open_store: Open, tmp_path: Path
 ) -> None:

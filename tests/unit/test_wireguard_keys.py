@@ -3,33 +3,16 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from flyebpf.drivers.wireguard_keys import Keys, create, new_private, public_half
+from flyebpf.drivers.wireguard_keys import Keys, create
 from flyebpf.errors import UnavailableError
 from flyebpf.model.records import PEERS_KEY
-
-# RFC 7748, section 6.1: Alice's
-PRIVATE = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"
-PUBLIC = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
-
-
-def test_public_halves_are_those_of_the_rfc() -> None:
-    assert base64.b64decode(public_half(bytes.fromhex(PRIVATE))).hex() == PUBLIC
-
-
-def test_new_keys_are_clamped_and_differ() -> None:
-    keys = {new_private() for _ in range(50)}
-    assert len(keys) == 50
-    for key in keys:
-        assert len(key) == 32
-        assert key[0] & 7 == 0
-        assert key[31] & 0xC0 == 0x40
+from flyebpf.wireguardkeys import public_half
 
 
 def test_a_key_is_made_once_and_is_the_owners_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from flyebpf.api.routes import (
     addresses,
     apps,
     deployments,
+    dns,
     host,
     hosts,
     machines,
@@ -26,4 +27,5 @@ ROUTES: tuple[Route, ...] = (
     *services.ROUTES,
     *addresses.ROUTES,
     *wireguard.ROUTES,
+    *dns.ROUTES,
 )
