@@ -11,6 +11,8 @@ MODULES = (
     "sixpn",
     "mesh",
     "chain",
+    "forward",
+    "dnsanswer",
     "maglev",
     "plan",
     "cluster",

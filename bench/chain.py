@@ -34,6 +34,7 @@ from flyebpf.bpf.source import ProgramSpec
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 CLONE_NEWNET = 0x40000000
+SOURCE_PORT = 34  # offset in the frame
 PACKETS = 500_000
 ROUNDS = 7
 CLIENT_MAC, UPLINK_MAC, VM_MAC = (f"02:00:00:00:01:0{i}" for i in (1, 2, 3))
@@ -159,7 +160,7 @@ class Chain:
             / UDP(sport=1024, dport=53, chksum=0)
             / (b"x" * 22)
         )
-        leaf = self.module["traffics"].Leaf(clients=clients)
+        leaf = self.module["traffics"].Leaf(clients=clients, varied=SOURCE_PORT)
         ct.memmove(ct.addressof(leaf), frame, rig.TEMPLATE)
         with inside(self.names["client"]), IPRoute() as ipr:
             leaf.ifindex = ipr.link_lookup(ifname="eth0")[0]

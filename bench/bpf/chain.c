@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Both ends of the chain that bench/chain.py measures. */
+/* Both ends of the chains that bench/chain.py and bench/forward.py measure. */
 #define BPF_LICENSE Dual BSD/GPL
 
 #include <linux/types.h>
 
 #define TEMPLATE 64
-#define SOURCE_PORT 34
 
 struct traffic {
 	__u8 template[TEMPLATE];
-	__u32 clients; /* distinct source ports, a power of two */
+	__u32 clients; /* distinct numbers, a power of two */
 	__u32 next;
 	__u32 ifindex;
-	__u32 pad;
+	__u32 varied; /* where a number from 1024 on is: 16 bits of the frame */
 };
 
 BPF_TABLE("array", u32, struct traffic, traffics, 1);
 BPF_TABLE("array", u32, u64, received, 1);
+BPF_TABLE("array", u32, u32, hops, 2); /* ifindexes */
 
 /* Writes the next frame; pages come back as the chain left them. */
 static __always_inline struct traffic *make_frame(struct xdp_md *ctx)
@@ -24,13 +24,16 @@ static __always_inline struct traffic *make_frame(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	u32 zero = 0;
+	__be16 *varied;
 	struct traffic *t = traffics.lookup(&zero);
 
 	if (!t || data + TEMPLATE > end)
 		return 0;
 	__builtin_memcpy(data, t->template, TEMPLATE);
-	*(__be16 *)(data + SOURCE_PORT) =
-		bpf_htons(1024 + (t->next++ & (t->clients - 1)));
+	varied = data + (t->varied & (TEMPLATE - 1));
+	if ((void *)(varied + 1) > end)
+		return 0;
+	*varied = bpf_htons(1024 + (t->next++ & (t->clients - 1)));
 	return t;
 }
 
@@ -57,7 +60,8 @@ static __always_inline void arrived(void)
 		*count += 1;
 }
 
-/* tc ingress of the VM's interface: its kernel has the packet. */
+/* tc ingress of the VM's interface: its kernel has the packet; or egress of a
+ * device: it would send it. */
 int chain_sink_tc(struct __sk_buff *skb)
 {
 	arrived();
@@ -69,4 +73,23 @@ int chain_sink_xdp(struct xdp_md *ctx)
 {
 	arrived();
 	return XDP_DROP;
+}
+
+/* The least that can be done to a packet: on to the next device, unseen. */
+static __always_inline int hop(u32 number)
+{
+	u32 *next = hops.lookup(&number);
+
+	return next ? bpf_redirect(*next, 0) : 2;
+}
+
+int chain_hop(struct __sk_buff *skb)
+{
+	return hop(0);
+}
+
+/* The same on the next host. */
+int chain_hop_on(struct __sk_buff *skb)
+{
+	return hop(1);
 }

@@ -82,6 +82,16 @@ inline int return_uplink(struct mesh *m, __u32 came_in)
 	return send_uplink(ifindex);
 }
 
+/* Of ICMP, machines' hosts send back errors alone, and whole. */
+inline bool return_is_error(const struct mesh *m)
+{
+	struct icmphdr icmp;
+
+	return !is_fragment(&m->ip) && m->l4_room >= sizeof(icmp) &&
+	       !bpf_skb_load_bytes(m->skb, m->l4, &icmp, sizeof(icmp)) &&
+	       icmp_is_error(icmp.type);
+}
+
 inline int mesh_return(struct mesh *m)
 {
 	const struct settings *s = m->settings;
@@ -92,17 +102,19 @@ inline int mesh_return(struct mesh *m)
 	if (pool_index(s, bpf_ntohl(m->ip.saddr)) == NOT_IN_POOLS ||
 	    (!alias && bad_source(s, client)))
 		return mesh_drop(m, DROP_MESH_INNER);
-	if (is_later_fragment(&m->ip)) {
+	if (m->ip.protocol == IPPROTO_ICMP) {
+		if (alias || !return_is_error(m))
+			return mesh_drop(m, DROP_MESH_INNER);
+	} else if (m->ip.protocol != IPPROTO_TCP && m->ip.protocol != IPPROTO_UDP) {
+		return mesh_drop(m, DROP_MESH_INNER);
+	} else if (is_later_fragment(&m->ip)) {
 		came_in = return_fragment(m);
-	} else if (m->ip.protocol == IPPROTO_TCP ||
-		   m->ip.protocol == IPPROTO_UDP) {
+	} else {
 		if (!mesh_load_l4(m))
 			return mesh_drop(m, DROP_MESH_INNER);
 		came_in = return_flow(m);
 		if (is_fragment(&m->ip))
 			return_remember(m, came_in);
-	} else if (m->ip.protocol != IPPROTO_ICMP || alias) {
-		return mesh_drop(m, DROP_MESH_INNER);
 	}
 	return alias ? return_vm(m, came_in) : return_uplink(m, came_in);
 }

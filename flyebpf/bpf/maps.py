@@ -87,9 +87,7 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
-INDEPENDENT = (
-    "drops", "counts", "hosts", "icmp_limit", "names", "dns_scratch", "egress_policy",
-)  # fmt: skip
+INDEPENDENT = ("drops", "counts", "hosts", "names", "dns_scratch", "egress_policy")
 """Maps in which no index of another map is, nor is theirs in any."""
 
 POLICY_PREFIXES = 1024

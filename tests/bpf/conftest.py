@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flyebpf.bpf.loader import Generation, ensure
+from flyebpf.bpf import loader
+from flyebpf.bpf.loader import Generation
 from flyebpf.config import DaemonConfig, DataplaneConfig
 from tests.bpf import far as far_world
 from tests.bpf import world
@@ -33,8 +34,9 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generation]
         pytest.fail("the packet tests need root: run sudo scripts/test bpf", pytrace=False)
     folder = tmp_path_factory.mktemp("bpffs") / "flyebpf"
     config = DaemonConfig("test", "ams", ("up0",), bpffs=str(folder), dataplane=SIZES)
+    loader.COMPILE_TIMEOUT = 900.0  # in a guest without KVM it takes minutes
     try:
-        made = ensure(config)
+        made = loader.ensure(config)
         yield made
         made.close()
     finally:

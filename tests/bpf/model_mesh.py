@@ -298,17 +298,21 @@ class Mesh:
         bad = self.edge.vip_of(source) is None
         drop_if(bad or (not alias and self.edge.is_bad_source(target)), R.MESH_INNER)
         proto, at = inner[23], 0
-        if get16(inner, 20) & 0x1FFF:
+        if proto == ICMP:
+            start, end = 14 + (inner[14] & 15) * 4, 14 + get16(inner, 16)
+            whole = not get16(inner, 20) & 0x3FFF and start + 8 <= end
+            drop_if(alias or not whole or inner[start] not in ERRORS, R.MESH_INNER)
+            came_in = -1
+        elif proto not in (TCP, UDP):
+            raise Drop(R.MESH_INNER)
+        elif get16(inner, 20) & 0x1FFF:
             came_in = self.returned.get(fragment_key(inner), -1)
-        elif proto in (TCP, UDP):
+        else:
             at, t = self._tuple(inner)
             mine = Raw(t.vip, t.client, t.vip_port, t.client_port, proto)
             came_in = self.dialled.get(mine, -1) if host == self.far else -1
             if get16(inner, 20) & 0x2000:
                 self.returned[fragment_key(inner)] = came_in
-        else:
-            drop_if(proto != ICMP or alias, R.MESH_INNER)
-            came_in = -1
         return self._to_vm(inner, at, came_in) if alias else self._out(inner, target, came_in)
 
     def _to_vm(self, inner: bytes, at: int, number: int) -> Verdict:

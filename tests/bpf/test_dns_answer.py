@@ -21,7 +21,7 @@ from tests.bpf.rig import Outcome, Rig, Tc
 
 R = DropReason
 DNS_AT = 62  # of the message in a frame
-ROUNDS = int(os.environ.get("FLYEBPF_DNS_ROUNDS", "20000"))
+ROUNDS = int(os.environ.get("FLYEBPF_DNS_ROUNDS", "100000"))
 
 
 @pytest.fixture

@@ -182,6 +182,24 @@ FORGED = [
         R.MESH_INNER,
     ),
     row(
+        "a later fragment of another protocol",
+        back_here(from_vip(proto=47, frag=5) / Raw(bytes(20))),
+        R.MESH_INNER,
+    ),
+    row("a redirect", back_here(from_vip() / ICMP(type=5) / Raw(bytes(28))), R.MESH_INNER),
+    row("an echo's answer", back_here(from_vip() / ICMP(type=0)), R.MESH_INNER),
+    row("half an error", back_here(from_vip(proto=1) / Raw(b"\3\3\0\0\0\0\0")), R.MESH_INNER),
+    row(
+        "the first fragment of an error",
+        back_here(from_vip(flags="MF") / ICMP(type=3) / Raw(bytes(28))),
+        R.MESH_INNER,
+    ),
+    row(
+        "a later fragment of an error",
+        back_here(from_vip(frag=5, proto=1) / Raw(bytes(28))),
+        R.MESH_INNER,
+    ),
+    row(
         "half a TCP header",
         back_here(from_vip(proto=6) / Raw(bytes(19))),
         R.MESH_INNER,

@@ -59,6 +59,7 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
         "/healthz", "/v1/status", "/v1/drops", "/v1/openapi.json", "/v1/orgs", "/v1/orgs/acme",
         "/v1/networks", "/v1/apps", "/v1/apps/web", "/v1/machines", one, f"{one}/environment",
         f"{one}/hosts", "/v1/services", "/v1/addresses", "/v1/apps/web/deployment",
+        "/v1/dns?name=web.internal&type=AAAA&tcp=1",
     ):  # fmt: skip
         web.ok("GET", target)
     web.ok("POST", "/v1/reload")

@@ -19,8 +19,7 @@ def test_maps_with_indexes_of_each_other_change_together(size: str) -> None:
     changed = replace(CONFIG, **{size: 2 * getattr(CONFIG, size)})
     after = {spec.name: spec.pin_name for spec in map_specs(changed)}
     same = {name for name in before if before[name] == after[name]}
-    own = {"icmp_limit"} if size == "machines" else set()  # a budget for each machine
-    assert same == set(INDEPENDENT) - own
+    assert same == set(INDEPENDENT)
 
 
 def test_the_policy_has_room_for_every_host() -> None:
