@@ -91,6 +91,15 @@ def test_hosts_of_their_own_have_no_mesh(second: Rig) -> None:
     assert traces(second) == []
 
 
+def test_the_tour_over_a_fabric_without_encryption(second: Rig) -> None:
+    second.command("lab", "up", "--hosts", "2", "--underlay", "plain")
+    assert "the packets cross the fabric" in second.command("lab", "demo").stdout
+    drops = second.command("lab", "exec", "host1", "--", "flyebpf", "drops").stdout
+    assert "mesh_" not in drops
+    second.command("lab", "down")
+    assert traces(second) == []
+
+
 def test_down_after_parts_were_killed_leaves_no_trace(second: Rig) -> None:
     options = ("--store", "etcd", "--underlay", "wireguard")
     second.command("lab", "up", "--empty", *options, timeout=300)
