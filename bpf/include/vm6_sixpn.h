@@ -44,22 +44,14 @@ inline __u32 sixpn_protocol(const struct vm6 *p)
 	return p->type > ICMP6_ECHO_REPLY ? DROP_ND_TYPE : DROP_NONE;
 }
 
-/* Where the checksum of a header is. */
-inline __u32 checksum_at(const struct upper *upper)
-{
-	if (upper->later)
-		return upper->at;
-	return upper->at + (upper->proto == IPPROTO_TCP	  ? 16 :
-			    upper->proto == IPPROTO_UDP ? 6 :
-							  2);
-}
-
 /* Where a checksum is still to be filled in, a VM's driver has said, and that
  * may be any two bytes of the frame, those of its source address too. Nothing of
  * the kernel tells, but two helpers behave otherwise: a checksum that is still to
- * come is not updated, and a frame is not cut off before its place. The first
- * two bytes of the frame serve for a trial. Sets p->partial and p->ip. Returns a
- * drop reason or 0. */
+ * come is not updated, and a frame is not cut off before its place (Linux 6.1:
+ * before where it begins to sum, which is no later). So the place is behind the
+ * addresses, but for the last 16 bits of the destination, which are the
+ * receiver's own. The first two bytes of the frame serve for a trial. Sets
+ * p->partial and p->ip. Returns a drop reason or 0. */
 inline __u32 vm6_check_offload(struct vm6 *p)
 {
 	struct __sk_buff *skb = p->skb;
@@ -76,8 +68,7 @@ inline __u32 vm6_check_offload(struct vm6 *p)
 	*trial = before;
 	if (!p->partial)
 		return DROP_NONE;
-	if (bpf_skb_change_tail(skb, checksum_at(&p->upper) + 1, 0) !=
-	    -EINVAL)
+	if (bpf_skb_change_tail(skb, p->upper.at - 1, 0) != -EINVAL)
 		return DROP_IPV6_HEADER;
 	p->ip = ip6_header(skb);
 	return p->ip ? DROP_NONE : DROP_REWRITE;

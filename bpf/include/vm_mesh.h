@@ -37,8 +37,9 @@ inline void vm_set_mesh(struct vm *vm, __u32 host, __u32 machine, __be16 port)
  * may be any two bytes of its frame: here also those of the header that is put
  * before it, or of the packet's addresses. Nothing tells, but two helpers behave
  * otherwise: a checksum that is still to come is not updated, and a frame is not
- * cut off before its place. The trial is on the Ethernet source, which is not
- * needed any more. */
+ * cut off before its place (Linux 6.1: before where it begins to sum). What it
+ * may still hit is the end of the IP header, whose own checksum then is wrong. The
+ * trial is on the Ethernet source, which is not needed any more. */
 inline bool vm_offload_is_honest(struct vm *vm)
 {
 	const __u32 at = ETH_ALEN;
@@ -49,7 +50,7 @@ inline bool vm_offload_is_honest(struct vm *vm)
 	    bpf_skb_load_bytes(vm->skb, at, &after, sizeof(after)))
 		return false;
 	return before != after ||
-	       bpf_skb_change_tail(vm->skb, vm->l4 + 1, 0) == -EINVAL;
+	       bpf_skb_change_tail(vm->skb, vm->l4 - 1, 0) == -EINVAL;
 }
 
 /* What vm_set_mesh() said, with the packet's own headers rewritten. */
