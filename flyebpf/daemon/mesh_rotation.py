@@ -42,10 +42,24 @@ class View:
     def rotating(self) -> bool:
         return self.cluster.next_generation != self.cluster.mesh_generation
 
-    def ready_generation(self) -> int:
-        """The newest generation of which this host has everything in place."""
-        good = (row.generation for row in self.meshes if row.interface not in self.failed)
+    def ready_generation(self, connected: Set[tuple[str, str]]) -> int:
+        """The newest generation that this host can send with at once: its device
+        is in place, and ``connected``, device and host, with all hosts that are
+        there. A first handshake may take seconds, longer than packets can wait."""
+        good = (
+            row.generation
+            for row in self.meshes
+            if row.interface not in self.failed and self._waits(row.interface) <= connected
+        )
         return max(good, default=-1)
+
+    def _waits(self, interface: str) -> Set[tuple[str, str]]:
+        """The sessions that a device is to have."""
+        return {
+            (row.interface, row.host)
+            for row in self.peers
+            if row.interface == interface and row.public_key and row.host in self.present
+        }
 
 
 def generations(host: Host) -> set[int]:

@@ -58,6 +58,18 @@ def handshakes(view: View, seen: Seen) -> dict[str, float]:
     return found
 
 
+def connected(view: View, seen: Seen) -> set[tuple[str, str]]:
+    """Device and host, where there is a session."""
+    oldest = time.time() - SESSION_LIFE
+    found = set()
+    for row in view.peers:
+        device = seen.devices.get(row.interface)
+        peer = device.peers.get(row.public_key) if device else None
+        if peer and peer.handshake > oldest:
+            found.add((row.interface, row.host))
+    return found
+
+
 def host_status(host: str, view: View, seen: Seen, *, version: str, programs: str) -> HostStatus:
     return HostStatus(
         host=host,
@@ -67,7 +79,7 @@ def host_status(host: str, view: View, seen: Seen, *, version: str, programs: st
         kernel=os.uname().release,
         wireguard=seen.implementation,
         applied_revision=view.revision,
-        ready_generation=view.ready_generation(),
+        ready_generation=view.ready_generation(connected(view, seen)),
         peers={name: text(at) for name, at in sorted(handshakes(view, seen).items())},
     )
 
@@ -78,7 +90,8 @@ def signature(view: View, seen: Seen) -> tuple[object, ...]:
     now = time.time()
     alive = frozenset(h for h, at in handshakes(view, seen).items() if now - at < SESSION_LIFE)
     known = frozenset((row.interface, row.host) for row in view.peers)
-    keys = (view.cluster.mesh_generation, view.cluster.next_generation, view.ready_generation())
+    ready = view.ready_generation(connected(view, seen))
+    keys = (view.cluster.mesh_generation, view.cluster.next_generation, ready)
     return alive, known if view.rotating else (), keys
 
 

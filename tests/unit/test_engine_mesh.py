@@ -110,7 +110,7 @@ def test_the_view_is_of_what_the_kernel_holds(rig: MeshRig) -> None:
     assert view.revision == rig.store.revision()
     assert set(view.hosts) == {"h1", "h2"}
     assert view.present == {"h2"}
-    assert view.ready_generation() == 0
+    assert view.ready_generation({("fly0", "h2")}) == 0
     transact(rig.store, lambda tx: tx.put(replace(find(rig.store, Host, "h2"), region="iad")))
     later = rig.engine.mesh_view()
     assert later is not None
@@ -128,7 +128,7 @@ def test_a_device_with_a_failure_is_not_ready(rig: MeshRig, key: object) -> None
     view = rig.engine.mesh_view()
     assert view is not None
     assert view.failed == {"fly0"}
-    assert view.ready_generation() == -1
+    assert view.ready_generation({("fly0", "h2")}) == -1
 
 
 def test_another_generation_is_another_device(rig: MeshRig) -> None:
@@ -144,7 +144,7 @@ def test_another_generation_is_another_device(rig: MeshRig) -> None:
     assert {row.key for row in rows(rig, MeshPeerRow)} == {("fly0", "h2"), ("fly1", "h2")}
     view = rig.engine.mesh_view()
     assert view is not None
-    assert view.ready_generation() == 1
+    assert view.ready_generation({("fly0", "h2"), ("fly1", "h2")}) == 1
     assert [row.interface for row in rig.engine.reconciler.wanted(HostRow)] == ["fly0"]
     flip = replace(find(rig.store, Cluster, "cluster"), mesh_generation=1, next_generation=1)
     transact(rig.store, lambda tx: tx.put(flip))

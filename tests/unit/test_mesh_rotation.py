@@ -10,7 +10,7 @@ import pytest
 
 from flyebpf.daemon.mesh_rotation import Rotation, View, generations
 from flyebpf.model.records import Cluster, Host, HostStatus
-from flyebpf.model.rows import MeshRow
+from flyebpf.model.rows import MeshPeerRow, MeshRow
 
 NAMES = ("a", "b", "c")
 
@@ -52,7 +52,10 @@ class World:
         view = self.view(name)
         self.write()
         self.statuses[name] = HostStatus(
-            name, "", applied_revision=view.revision, ready_generation=view.ready_generation()
+            name,
+            "",
+            applied_revision=view.revision,
+            ready_generation=view.ready_generation(frozenset()),
         )
 
     def publish(self, name: str) -> None:
@@ -228,6 +231,23 @@ def test_a_device_that_failed_is_not_ready() -> None:
     world = World()
     world.hosts["a"] = replace(world.hosts["a"], keys={"0": "k", "1": "k"})
     view = world.view("a")
-    assert view.ready_generation() == 1
-    assert replace(view, failed={"fly1"}).ready_generation() == 0
-    assert replace(view, meshes=()).ready_generation() == -1
+    assert view.ready_generation(frozenset()) == 1
+    assert replace(view, failed={"fly1"}).ready_generation(frozenset()) == 0
+    assert replace(view, meshes=()).ready_generation(frozenset()) == -1
+
+
+def test_a_device_without_a_session_is_not_ready() -> None:
+    """What is sent before the first handshake waits, but not for long."""
+    world = World()
+    world.present -= {"c"}
+    world.hosts["a"] = replace(world.hosts["a"], keys={"0": "k", "1": "k"})
+    peers = tuple(
+        MeshPeerRow(device, host, "k", "192.0.2.1:51820", ())
+        for device in ("fly0", "fly1")
+        for host in ("b", "c")
+    )
+    view = replace(world.view("a"), peers=peers)
+    assert view.ready_generation(frozenset()) == -1
+    assert view.ready_generation({("fly0", "b")}) == 0, "nobody waits for c, which is away"
+    assert view.ready_generation({("fly0", "b"), ("fly1", "c")}) == 0
+    assert view.ready_generation({("fly0", "b"), ("fly1", "b")}) == 1
