@@ -11,7 +11,7 @@ from tests.qemu.harness import Guest
 from tests.qemu.machine import Machine, Nic
 from tests.qemu.world import python
 
-CREATE = 600.0  # seconds; 60 are usual under TCG
+CREATE = 1200.0  # seconds; 120 are usual under TCG
 FOLDER = "/run/region"
 CONFIG = """
 host = "{name}"

@@ -33,7 +33,7 @@ def main() -> None:
         case ["prepare"]:
             # The daemon adopts what is pinned. Compiled here, it may take as long
             # as it takes on a machine that only pretends to be one.
-            loader.COMPILE_TIMEOUT = PATIENCE * 5
+            loader.COMPILE_TIMEOUT = PATIENCE * 10
             loader.ensure(configfile.load(CONFIG)).close()
         case ["daemon"]:
             start_daemon()
