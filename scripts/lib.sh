@@ -34,10 +34,17 @@ packages=(
     iputils-ping     # the tests, and for you to play with
 )
 
+# What the tests need beyond that.
+test_packages=(
+    bind9-dnsutils   # dig
+    busybox-static   # another resolver; the guests' first programs
+    nodejs           # one more resolver
+    openssl          # certificates for etcd
+)
+
 # What the tests in guests need beyond that.
 guest_packages=(
     qemu-system-x86  # runs the guests
-    busybox-static   # their first programs
     tcpdump          # what is on their wires
 )
 
