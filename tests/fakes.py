@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from flyebpf.model.rows import ROW_ORDER, Row
+from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.rows import Row
 from flyebpf.reconcile.base import Failure
 
 RowId = tuple[type[Row], Hashable]

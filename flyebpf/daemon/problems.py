@@ -12,6 +12,15 @@ from flyebpf.bpf import loader
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
+from flyebpf.model.proxyrows import (
+    ProxyBindRow,
+    ProxyCertificateRow,
+    ProxyClusterRow,
+    ProxyRouteRow,
+    ProxyRow,
+    ProxySniRow,
+    ProxyTargetRow,
+)
 from flyebpf.model.rows import (
     HostPortRow,
     HostRow,
@@ -55,6 +64,13 @@ NAMES: dict[type[Row], str] = {
     UplinkRow: "uplink",
     HostPortRow: "host port",
     NameRow: "DNS name of network",
+    ProxyRow: "proxy",
+    ProxyTargetRow: "the proxy's way to",
+    ProxyCertificateRow: "certificate",
+    ProxyClusterRow: "service",
+    ProxySniRow: "server name at port",
+    ProxyRouteRow: "route",
+    ProxyBindRow: "proxied port",
 }
 """What operators call the rows."""
 

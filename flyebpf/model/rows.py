@@ -4,8 +4,8 @@
 A row names things by what they are (a machine id, a VIP), never by kernel
 indexes: drivers find or give those. ``key`` identifies the row within its
 kind; two rows with one key and different values replace each other. Kinds are
-applied in the order of ``ROW_ORDER`` and deleted in the reverse order, so that
-nothing refers to what is not there yet or no longer there. ``references`` and
+applied in the order of ``roworder.ROW_ORDER`` and deleted in the reverse order, so
+that nothing refers to what is not there yet or no longer there. ``references`` and
 ``withdrawn`` tell the reconciler where that order alone is not enough.
 """
 
@@ -320,23 +320,3 @@ class NameRow(Row):
     @property
     def key(self) -> Hashable:
         return (self.network, self.digest)
-
-
-ROW_ORDER: tuple[type[Row], ...] = (
-    HostPortRow,  # settings have its index
-    SettingsRow,
-    PolicyRow,
-    NatRow,
-    MeshRow,
-    MeshPeerRow,
-    UserPeerRow,
-    HostRow,
-    SlotRow,
-    InterfaceRow,
-    TableRow,
-    ReplyRow,
-    ServiceRow,
-    VipRow,
-    UplinkRow,
-    NameRow,
-)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from flyebpf.model.rows import ROW_ORDER, Row
+from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.rows import Row
 from flyebpf.reconcile.base import Driver, Failure
 from flyebpf.reconcile.desired import RowId
 from flyebpf.reconcile.retries import Retries

@@ -27,7 +27,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from flyebpf.errors import FlyebpfError
-from flyebpf.model.rows import ROW_ORDER, Row
+from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.rows import Row
 from flyebpf.reconcile.base import Driver, Failure
 from flyebpf.reconcile.desired import Desired, Owner, RowId
 from flyebpf.reconcile.ledger import Ledger

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flyebpf.bpf import layout
 from flyebpf.drivers.link import Link
 from flyebpf.model.records import App, Machine, MachineState, Network
-from flyebpf.model.rows import ROW_ORDER
+from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.plan import Planner
 from flyebpf.reconcile.reconciler import Reconciler
 from tests.fakes import FakeDriver

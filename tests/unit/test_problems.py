@@ -13,8 +13,8 @@ import pytest
 from flyebpf.bpf import loader
 from flyebpf.config import ApiConfig, DaemonConfig
 from flyebpf.daemon import problems
+from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.model.rows import (
-    ROW_ORDER,
     InterfaceRow,
     NatRow,
     ReplyRow,
