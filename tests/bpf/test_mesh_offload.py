@@ -128,15 +128,30 @@ def test_checksum_that_is_still_to_come(trains: Mesh) -> None:  # noqa: F811
     assert got[UDP].chksum in sums
 
 
-@pytest.mark.parametrize("place", [20, 24, 26, 28, 30, 32])
+def open_at(line: Mesh, place: int) -> None:
+    """A UDP datagram of machine 4 whose checksum is to be written at ``place``."""
+    packet = bytes(p.vm_udp(4, 50000, src=p.private_ip(4), dst=p.VIP, dport=90))
+    send_offloaded(line, packet, VNET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, place, 0))
+
+
+@pytest.mark.parametrize("place", [20, 24, 26, 28, 30])
 def test_checksum_over_headers(mesh: Mesh, place: int) -> None:  # noqa: F811
     """It would be written over the header of the mesh or the addresses. (Kernels
     of today take no place that is before byte 20.)"""
-    packet = bytes(p.vm_udp(4, 50000, src=p.private_ip(4), dst=p.VIP, dport=90))
-    send_offloaded(mesh, packet, VNET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, place, 0))
+    open_at(mesh, place)
     mesh.fly.nothing()
     mesh.wire.nothing_else()
     assert mesh.rig.drops(R.BAD_L4_HEADER) == 1
+
+
+def test_checksum_over_the_end_of_the_destination(mesh: Mesh) -> None:  # noqa: F811
+    """That a kernel can tell or not. Where it cannot, the IP header, which was
+    right, is wrong behind it: nobody takes the packet."""
+    open_at(mesh, 32)
+    if not mesh.rig.drops(R.BAD_L4_HEADER):
+        assert checksum(bytes(IPv6(mesh.fly.sent()).payload)[:20]) != 0
+    mesh.fly.nothing()
+    mesh.wire.nothing_else()
 
 
 def test_checksum_where_it_belongs(mesh: Mesh) -> None:  # noqa: F811

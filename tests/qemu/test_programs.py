@@ -31,6 +31,7 @@ WITH_THE_KERNEL = (
     "test_live6.py",
     "test_live_offload.py",
     "test_mesh_live.py",
+    "test_mesh_offload.py",
 )
 """The packet tests that depend on what the kernel does: programs attached, trains,
 checksums left open, redirects. What the programs decide by themselves is the same
