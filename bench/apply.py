@@ -27,7 +27,8 @@ from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link import Link
 from flyebpf.model.codec import encode
 from flyebpf.model.records import AnyRecord, App, Machine, MachineState
-from flyebpf.model.rows import ROW_ORDER, Row, TableRow
+from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.rows import Row, TableRow
 from flyebpf.model.state import State
 from flyebpf.plan import Planner, maglev
 from flyebpf.reconcile.reconciler import Reconciler

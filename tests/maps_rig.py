@@ -10,7 +10,8 @@ from functools import partial
 from flyebpf.bpf import layout
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.link import Link
-from flyebpf.model.rows import ROW_ORDER, Row, SettingsRow, SlotRow, TableRow
+from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.rows import Row, SettingsRow, SlotRow, TableRow
 from flyebpf.reconcile.base import Failure
 from tests.fakes_maps import SMALL, FakeMap, fake_maps
 

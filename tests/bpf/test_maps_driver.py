@@ -16,8 +16,8 @@ from flyebpf.config import DataplaneConfig
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
 from flyebpf.drivers.link import Link
+from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.model.rows import (
-    ROW_ORDER,
     HostRow,
     PolicyRow,
     ReplyRow,
