@@ -18,6 +18,7 @@ from flyebpf.config import EtcdConfig
 from flyebpf.model.records import PEERS_KEY, Host
 from flyebpf.ops.transact import Tx, transact
 from tests.fakes_backend import FakeBackend
+from tests.pki import chain
 from tests.stores import GATEWAY_KEY, add_host
 
 MACHINE = "0123456789abcd"
@@ -101,6 +102,11 @@ def find_route(method: str, target: str) -> Route | None:
 
 def machine_body(number: int = 1, **more: object) -> dict[str, object]:
     return {"interface": f"tap{number}", "mac": f"02:00:00:00:00:{number:02x}", **more}
+
+
+def certificate_body(hostname: str = "www.example.com", **more: object) -> dict[str, object]:
+    chain_pem, key_pem = chain("*.example.com")
+    return {"hostname": hostname, "certificate": chain_pem, "key": key_pem, **more}
 
 
 def make_cluster(api: Api) -> None:

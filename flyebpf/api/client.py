@@ -36,12 +36,17 @@ class ApiError(FlyebpfError):
 def path(*segments: str) -> str:
     """``/v1/…`` of names; raises InvalidError for what cannot be a name."""
     for segment in segments:
-        if not re.fullmatch(r"[A-Za-z0-9_.:-]+", segment) or segment in (".", ".."):
+        if not re.fullmatch(r"[A-Za-z0-9_.:*-]+", segment) or segment in (".", ".."):
             raise InvalidError(
                 f"{segment[:80]!r} is not a name",
                 "Names have letters, digits and dashes.",
             )
     return "/v1/" + "/".join(quote(segment, safe=":") for segment in segments)
+
+
+def _with(path: str, query: Mapping[str, str | None] | None) -> str:
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -78,8 +83,7 @@ class Client:
 
     def get(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
         """``query``: parameters; those that are None are left out."""
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._request("GET", f"{path}?{urlencode(given)}" if given else path)
+        return self._request("GET", _with(path, query))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
         return self._request("POST", path, body)
@@ -87,8 +91,9 @@ class Client:
     def patch(self, path: str, body: Mapping[str, Any]) -> Json:
         return self._request("PATCH", path, body)
 
-    def delete(self, path: str) -> Json:
-        return self._request("DELETE", path)
+    def delete(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
+        """``query`` as of :meth:`get`."""
+        return self._request("DELETE", _with(path, query))
 
     def events(self, since: int | None = None) -> Iterator[dict[str, Any]]:
         """Store changes after revision ``since`` (None: from now on), for ever.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from flyebpf.api.components_cluster import CLUSTER, NETWORK_FIELDS
+from flyebpf.api.components_proxy import PROXY
 from flyebpf.api.schema import (
     Schema,
     array,
@@ -22,6 +23,7 @@ BYTES = "L3 bytes."
 
 COMPONENTS: dict[str, Schema] = {
     **CLUSTER,
+    **PROXY,
     "Org": obj({"name": string(), "networks": array(string()), "apps": array(string())}),
     "OrgCreate": obj({"name": string()}),
     "Network": obj({**NETWORK_FIELDS, "prefix": string("The /48 of its machines.")}),

@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from flyebpf.api.requests import GoneError
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
+from flyebpf.model.certificates import Certificate, SelfSigned, public_fields
 from flyebpf.model.records import Cluster
 from flyebpf.store.base import Change, CompactedError, Json, Store
 
@@ -26,8 +27,13 @@ POLL_SECONDS = 1.0
 stream should end."""
 MAX_STREAMS = 32
 """Each stream keeps a thread waiting in the store."""
-CLUSTER_SHOWN = frozenset(("next_network", "next_machine", "next_host"))
-"""Not the seed, nor the text of a record that cannot be read and may have it."""
+SHOWN = {
+    Cluster.kind: frozenset(("next_network", "next_machine", "next_host")),
+    Certificate.kind: public_fields(Certificate),
+    SelfSigned.kind: public_fields(SelfSigned),
+}
+"""Of records with secrets: not those, nor the text of a record that cannot be
+read and may have them."""
 
 
 class EventStreams:
@@ -112,10 +118,11 @@ def next_changes(store: Store, since: int) -> list[Change]:
 
 
 def describe(change: Change) -> Json:
-    """A change as the stream shows it; what hashes flows stays inside."""
+    """A change as the stream shows it; secrets stay inside."""
     body = change.body
-    if body is not None and change.kind == Cluster.kind:
-        body = {name: value for name, value in body.items() if name in CLUSTER_SHOWN}
+    if body is not None and change.kind in SHOWN:
+        shown = SHOWN[change.kind]
+        body = {name: value for name, value in body.items() if name in shown}
     return {
         "type": "put" if change.body is not None else "delete",
         "revision": change.revision,

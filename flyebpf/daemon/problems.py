@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import grp
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flyebpf.api.backend import Problem, Severity
@@ -12,6 +13,7 @@ from flyebpf.bpf import loader
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
+from flyebpf.model.certificates import Certificate
 from flyebpf.model.proxyrows import (
     ProxyBindRow,
     ProxyCertificateRow,
@@ -45,6 +47,7 @@ from flyebpf.reconcile.base import Failure
 PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 NEARLY_FULL = 0.9
+WARN_BEFORE = timedelta(days=14)  # a certificate's end
 SHOWN = 100  # causes of one sort; a thousand lines help nobody
 
 NAMES: dict[type[Row], str] = {
@@ -78,7 +81,14 @@ NAMES: dict[type[Row], str] = {
 def problems(engine: Engine) -> list[Problem]:
     """All of them, the worst first."""
     found: dict[tuple[str, str], Problem] = {}
-    for problem in (*failures(engine), *plans(engine), *records(engine), *shortcomings(engine)):
+    served = engine.state.vault.certificates.values()
+    for problem in (
+        *failures(engine),
+        *plans(engine),
+        *records(engine),
+        *certificates(served, datetime.now(UTC)),
+        *shortcomings(engine),
+    ):
         found.setdefault((problem.message, problem.remedy), problem)
     return sorted(found.values(), key=lambda problem: problem.severity is not Severity.ERROR)
 
@@ -128,6 +138,27 @@ def records(engine: Engine) -> Iterator[Problem]:
             f"cannot be used: {error}",
             "Use the version of flyebpf that wrote it, or restore the state file from a copy; "
             "everything else goes on.",
+        )
+
+
+def certificates(served: Iterable[Certificate], now: datetime) -> Iterator[Problem]:
+    """Those that clients refuse, or soon will; the first to expire first."""
+    text, soon = (f"{t:%Y-%m-%dT%H:%M:%SZ}" for t in (now, now + WARN_BEFORE))
+    found = sorted((c for c in served if c.not_after <= soon), key=lambda c: c.not_after)
+    for certificate in found[:SHOWN]:
+        gone = certificate.not_after <= text
+        owner = f"app {certificate.app}" if certificate.app else "the operator"
+        yield Problem(
+            f"certificate of {certificate.hostname}",
+            f"that of {owner} {'has expired' if gone else 'expires'} on {certificate.not_after}",
+            f"Renew it: flyebpf certs add {certificate.hostname}",
+            Severity.ERROR if gone else Severity.WARNING,
+        )
+    if len(found) > SHOWN:
+        yield Problem(
+            "certificates",
+            f"{len(found) - SHOWN} more expire within {WARN_BEFORE.days} days or have",
+            "flyebpf certs list --all",
         )
 
 

@@ -170,7 +170,22 @@ def _field_plan(
 ) -> tuple[str, type | None, Convert, Callable[[], Any]]:
     """Key, the JSON type that needs no conversion, conversion, default."""
     exact = hint if hint in (str, int, bool) else None
-    return field.name, exact, _value_decoder(hint), _default(field)
+    convert = _value_decoder(hint)
+    if field.metadata.get("secret"):
+        convert = _silent(convert)
+    return field.name, exact, convert, _default(field)
+
+
+def _silent(convert: Convert) -> Convert:
+    """As ``convert``, but what is wrong is not quoted."""
+
+    def decode_secret(value: Any) -> Any:
+        try:
+            return convert(value)
+        except _DecodeError:
+            raise _DecodeError("is not what it must be; it is secret and not shown") from None
+
+    return decode_secret
 
 
 def _default(field: Field[Any]) -> Callable[[], Any]:

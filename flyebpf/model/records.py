@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
+from flyebpf.model.certificates import Certificate, SelfSigned
+
 
 class MachineState(StrEnum):
     """What the operator or the VMM says about a machine."""
@@ -451,6 +453,8 @@ AnyRecord = (
     | Latency
     | JoinToken
     | WireguardPeer
+    | Certificate
+    | SelfSigned
     | Cluster
 )
 
@@ -473,6 +477,8 @@ KINDS: dict[str, type] = {
         Latency,
         JoinToken,
         WireguardPeer,
+        Certificate,
+        SelfSigned,
         Cluster,
     )
 }

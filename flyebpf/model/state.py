@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from flyebpf import collector
 from flyebpf.errors import InvalidError
 from flyebpf.model import fleet, names
+from flyebpf.model.certificates import Certificate, SelfSigned
 from flyebpf.model.codec import decode
 from flyebpf.model.index import Index
 from flyebpf.model.records import (
@@ -34,6 +35,7 @@ from flyebpf.model.records import (
     WireguardPeer,
 )
 from flyebpf.model.seats import Seats
+from flyebpf.model.vault import Vault
 
 
 class StoredRecord(Protocol):
@@ -78,8 +80,8 @@ class State:
 
     ``quarantined``: (kind, id) to why that record cannot be used; to all
     lookups it does not exist. ``version`` is another number after every
-    change. ``fleet``: the hosts' tables; ``seats``: who has machines where. Not
-    thread safe.
+    change. ``fleet``: the hosts' tables; ``seats``: who has machines where;
+    ``vault``: certificates. Not thread safe.
     """
 
     def __init__(self) -> None:
@@ -93,6 +95,7 @@ class State:
         self.addresses: dict[str, Address] = {}
         self.fleet = fleet.Fleet()
         self.hosts = self.fleet.hosts
+        self.vault = Vault()
         self.host_status: dict[str, HostStatus] = {}
         self.wireguard_peers: dict[str, WireguardPeer] = {}
         self.quarantined: dict[tuple[str, str], str] = {}
@@ -109,6 +112,8 @@ class State:
             Presence.kind: self.fleet.presences,
             Latency.kind: self.fleet.latencies,
             WireguardPeer.kind: self.wireguard_peers,
+            Certificate.kind: self.vault.certificates,
+            SelfSigned.kind: self.vault.self_signed,
             Cluster.kind: self._clusters,
         }
         self.seats = Seats()
@@ -240,6 +245,7 @@ class State:
         if kind in fleet.KINDS:
             self.fleet.add(record)
         self.seats.add(record)
+        self.vault.add(record)
         for index, word in self._words(record):
             index.add(word, ident)
         return record
@@ -252,6 +258,7 @@ class State:
         if kind in fleet.KINDS:
             self.fleet.discard(record)
         self.seats.discard(record)
+        self.vault.discard(record)
         for index, word in self._words(record):
             index.discard(word, id)
 

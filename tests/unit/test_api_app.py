@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from flyebpf.model.records import Address, AddressKind, Host, HostStatus
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Entry, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
-from tests.api import FLY_TOML, Api, machine_body, make_cluster
+from tests.api import FLY_TOML, Api, certificate_body, machine_body, make_cluster
 from tests.fakes_backend import serving
 from tests.stores import GATEWAY_KEY
 
@@ -64,6 +65,7 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
         web.ok("GET", target)
     web.ok("POST", "/v1/reload")
     use_cluster(web, one)
+    use_certificates(web)
     owned = [item["address"] for item in web.ok("GET", "/v1/addresses?app=web")["items"]]
     web.ok("POST", "/v1/apps/web/addresses/release", {"addresses": owned})
     web.ok("DELETE", one)
@@ -95,11 +97,12 @@ def test_lists_ask_the_store_a_few_times(web: Api, tmp_path: Path) -> None:
         web.ok("POST", f"/v1/apps/{name}/deployments", {"config": FLY_TOML})
         peer = {"name": name, "org": "acme", "network": f"n{number}"}
         web.ok("POST", "/v1/wireguard-peers", peer)
+        web.ok("POST", "/v1/certificates", certificate_body(f"{name}.example.com", app=name))
     counting = Counting(tmp_path / "state.db", durable=False)
     web.backend.store = counting
     for what in (
         "apps", "machines", "services", "addresses", "hosts", "networks", "orgs",
-        "wireguard-peers", "wireguard-peers/status",
+        "wireguard-peers", "wireguard-peers/status", "certificates",
     ):  # fmt: skip
         counting.asked = 0
         web.ok("GET", f"/v1/{what}")
@@ -136,6 +139,13 @@ def use_cluster(api: Api, machine: str) -> None:
     api.ok("DELETE", "/v1/orgs/acme/wireguard-peers/laptop")
     api.ok("POST", "/v1/join-tokens", {"minutes": 5})
     assert api.ok("DELETE", "/v1/join-tokens") == {"revoked": 1}
+
+
+def use_certificates(api: Api) -> None:
+    api.ok("POST", "/v1/certificates", certificate_body(app="web"))
+    for target in ("/v1/certificates", "/v1/certificates/www.example.com"):
+        assert "PRIVATE" not in json.dumps(api.ok("GET", target))
+    api.ok("DELETE", "/v1/certificates/www.example.com?app=web")
 
 
 def add_next_keys(api: Api) -> None:

@@ -66,6 +66,14 @@ def test_what_hashes_flows_stays_inside(served: tuple[FakeBackend, Client]) -> N
     stream.close()
 
 
+@pytest.mark.parametrize("kind", ["certificate", "self_signed"])
+def test_keys_of_certificates_stay_inside(kind: str) -> None:
+    """Also what a record that nobody can read may hold of them."""
+    body = {"app": "web", "key": "SECRET", "keys": "SECRET", "unreadable": "SECRET"}
+    shown = events.describe(Change(7, kind, "x", body))
+    assert shown["body"] == {"app": "web"}
+
+
 def test_deletions_have_no_body() -> None:
     shown = events.describe(Change(7, "org", "x", None))
     assert shown == {"type": "delete", "revision": 7, "kind": "org", "id": "x", "body": None}

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from flyebpf.errors import ConfigError, KernelError
-from tests.api import FLY_TOML, MACHINE, Api, UnixConnection, machine_body
+from tests.api import (
+    FLY_TOML,
+    MACHINE,
+    Api,
+    UnixConnection,
+    certificate_body,
+    machine_body,
+)
 from tests.fakes_backend import serving
 
 WRONG = [
@@ -70,6 +77,15 @@ WRONG = [
     ("POST", "/v1/key-rotation/finish", None, 409, "no rotation of keys"),
     ("POST", f"/v1/machines/{MACHINE}/move", {}, 422, "interface: missing"),
     ("POST", f"/v1/machines/{MACHINE}/move", {"interface": "t"}, 404, MACHINE),
+    ("GET", "/v1/certificates?app=none", None, 404, "none"),
+    ("GET", "/v1/certificates/www.example.com", None, 404, "www.example.com has no"),
+    ("GET", "/v1/certificates/x", None, 422, "'x' is not valid"),
+    ("DELETE", "/v1/certificates/www.example.com", None, 404, "www.example.com has no"),
+    ("POST", "/v1/certificates", {"hostname": "x"}, 422, "certificate: missing"),
+    ("POST", "/v1/certificates", certificate_body(app="none"), 404, "none"),
+    ("POST", "/v1/certificates", certificate_body(), 422, "no certificate of the operator"),
+    ("POST", "/v1/certificates", certificate_body("a.example.org", app="web"), 422, "is for *."),
+    ("POST", "/v1/certificates", certificate_body(app="web", key="x" * 65_537), 422, "longer"),
     ("GET", "/v1/wireguard-peers?org=none", None, 404, "none"),
     ("GET", "/v1/wireguard-peers/status?org=none", None, 404, "none"),
     ("GET", "/v1/orgs/acme/wireguard-peers/none", None, 404, "acme/none"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
 from flyebpf.cli.main import run
 from tests.fakes_backend import FakeBackend, serving
+from tests.pki import chain, make
 
 FLY_TOML = """
 app = "web"
@@ -168,6 +170,49 @@ def test_release_is_all_or_nothing(web: Cli) -> None:
     assert (code, out) == (1, "")
     assert "203.0.113.99" in err
     assert len(web.json("ips list")) == 1
+
+
+def test_certificates(web: Cli) -> None:
+    chain_pem, key_pem = chain("*.example.com")
+    Path("chain.pem").write_text(chain_pem)
+    Path("key.pem").write_text(key_pem)
+    said = web.ok("certs add WWW.example.com -a web --cert chain.pem --key key.pem")
+    assert "www.example.com of app web is served with a certificate of Test CA 1" in said
+    web.ok("certs add *.example.com -a web --cert chain.pem --key key.pem")
+    headers, *rows = table(web.ok("certs list -a web"))
+    assert headers == [
+        "HOSTNAME", "APP", "ORG", "NETWORK", "STATE", "EXPIRES", "DAYS", "ISSUER", "KEY",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["*.example.com", "www.example.com"]
+    assert rows[0][1:5] == ["web", "acme", "default", "valid"]
+    assert rows[0][7:] == ["Test CA 1", "ECDSA P-256"]
+    shown = web.ok("certs show *.example.com")
+    assert re.search(r"^Names +\*\.example\.com$", shown, re.MULTILINE)
+    (first, _) = web.json("certs list")
+    assert web.json("certs show *.example.com") == first
+    assert first["days_left"] in (88, 89)
+    assert "PRIVATE" not in json.dumps(first) + shown
+    assert "Removed the certificate of *.example.com (app web)." in web.ok(
+        "certs remove *.example.com -y"
+    )
+    assert [item["hostname"] for item in web.json("certs list")] == ["www.example.com"]
+    code, _, err = web("certs", "remove", "www.example.com", "-a", "db", "-y")
+    assert (code, "it is that of app web" in err) == (1, True)
+
+
+def test_the_operators_certificate_and_warnings(web: Cli) -> None:
+    made = make("*.fly.test", days=20)
+    Path("chain.pem").write_text(made.pem)
+    Path("key.pem").write_text(made.key_pem)
+    add = "certs add *.fly.test --operator --cert chain.pem --key key.pem"
+    code, out, err = web(*add.split())
+    assert (code, "*.fly.test of the operator is served" in out) == (0, True)
+    assert "Warning: the certificate of *.fly.test is self-signed" in err
+    assert "Warning: the certificate of *.fly.test expires on" in err
+    _, row = table(web.ok("certs list"))
+    assert row[:2] == ["*.fly.test", "(operator)"]
+    assert "expiring" in row
+    assert web.json("certs list -a web") == []
 
 
 def test_deploy_and_services(web: Cli, tmp_path: Path) -> None:

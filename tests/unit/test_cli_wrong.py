@@ -61,6 +61,11 @@ USAGE = [
     ("wireguard create -o acme", "Missing argument 'NAME'"),
     ("wireguard remove laptop", "Missing option '-o'"),
     ("ips allocate-v4", "No app named"),
+    ("certs add www.example.com -a web --cert c.pem", "Missing option '--key'"),
+    ("certs add www.example.com -a web --key k.pem", "Missing option '--cert'"),
+    ("certs add www.example.com --cert c.pem --key k.pem", "No app named"),
+    ("certs add x.example --operator -a web --cert c --key k", "contradict"),
+    ("certs remove", "Missing argument 'HOSTNAME'"),
     ("ips release -a web", "Missing argument 'ADDRESS...'"),
     ("status --timeout soon", "'soon' is not a valid float"),
     ("status --timeout -1", "not in the range"),
@@ -68,6 +73,13 @@ USAGE = [
 ]
 
 FAILED = [
+    ("certs add www.example.com -a web --cert none --key none", "cannot read none"),
+    ("certs add www.example.com -a web --cert binary --key binary", "binary is no PEM file"),
+    ("certs add www.example.com -a web --cert good.toml --key good.toml", "is no PEM text"),
+    ("certs show www.example.com", "host name www.example.com has no certificate"),
+    ("certs show a/b", "'a/b' is not a name"),
+    ("certs remove www.example.com -y", "host name www.example.com has no certificate"),
+    ("certs list -a none", "none"),
     ("orgs create acme", "acme"),
     ("orgs create 'No Way'", "\n  Use lower-case letters"),
     ("orgs show none", "none"),
@@ -160,6 +172,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeBacke
     folder = tmp_path_factory.mktemp("cli")
     for name, text in FILES.items():
         (folder / name).write_text(text)
+    (folder / "binary").write_bytes(bytes(range(256)))
     with serving(folder) as (backend, path):
         where = ["--socket", path]
         run([*where, "orgs", "create", "acme"])

@@ -19,6 +19,7 @@ from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.drivers.counters import Counters
 from flyebpf.errors import KernelError, UnavailableError
 from flyebpf.model.records import Address, AddressKind
+from flyebpf.model.vault import Vault
 from flyebpf.store.base import Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.fakes_maps import fake_maps
@@ -45,7 +46,12 @@ ENGINE: Any = SimpleNamespace(
     netlink=SimpleNamespace(uplinks=SimpleNamespace(modes={"eth0": "native"})),
     reconciler=SimpleNamespace(stats=STATS, failures=(), problems=[]),
     planner=SimpleNamespace(problems={}),
-    state=SimpleNamespace(quarantined={}, revision=1, addresses={a.address: a for a in ADDRESSES}),
+    state=SimpleNamespace(
+        quarantined={},
+        revision=1,
+        addresses={a.address: a for a in ADDRESSES},
+        vault=Vault(),
+    ),
     maps=SimpleNamespace(
         fill=lambda: {"slots": (95, 100)},
         service_id={"web/tcp/80@a": 1, "web/tcp/80@b": 2}.get,

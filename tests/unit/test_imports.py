@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "configfile": {"model", "configrules", "configcluster", "tomllines"},
     "store": set(),
     "wireguardkeys": set(),
-    "ops": {"model", "store", "flytoml", "wireguardkeys"},
+    "certificates": set(),
+    "ops": {"model", "store", "flytoml", "wireguardkeys", "certificates"},
     "plan": {"model"},
     "reconcile": {"model", "plan"},
     "bpf": {"model"},
@@ -52,7 +53,7 @@ ANYTHING = {"daemon"}
 HOMES = {
     "bcc": ["flyebpf.bpf.compiler"],
     "pyroute2": ["flyebpf.drivers.netlink*", "flyebpf.lab.*"],
-    "cryptography": ["flyebpf.wireguardkeys"],
+    "cryptography": ["flyebpf.wireguardkeys", "flyebpf.certificates*"],
     "sqlite3": ["flyebpf.store.sqlite*"],
     "etcd3gw": ["flyebpf.store.etcdmembers"],
     "requests": ["flyebpf.store.etcdmembers"],

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from flyebpf.api.backend import Severity
 from flyebpf.bpf import loader
 from flyebpf.config import ApiConfig, DaemonConfig
 from flyebpf.daemon import problems
+from flyebpf.model.certificates import Certificate
 from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.model.rows import (
     InterfaceRow,
@@ -68,6 +71,36 @@ def test_more_causes_than_shown_are_said_to_be_more() -> None:
     found = list(problems.failures(engine(*many)))
     assert len(found) == problems.SHOWN + 1
     assert found[-1].message == "30 more things could not be applied"
+
+
+def certificate(hostname: str, not_after: str, app: str = "web") -> Certificate:
+    return Certificate(
+        hostname, app, "", "", (hostname,), "CA", False, "RSA 2048", "", "", not_after
+    )
+
+
+def test_certificates_that_end() -> None:
+    now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    served = [
+        certificate("b.example", "2026-12-04T12:00:01Z"),
+        certificate("soon.example", "2026-12-04T12:00:00Z"),
+        certificate("*.fly.test", "2026-11-20T12:00:00Z", app=""),
+        certificate("a.example", "2027-01-01T00:00:00Z"),
+    ]
+    gone, soon = problems.certificates(served, now)
+    assert (gone.object, gone.severity) == ("certificate of *.fly.test", Severity.ERROR)
+    assert gone.message == "that of the operator has expired on 2026-11-20T12:00:00Z"
+    assert (soon.object, soon.severity) == ("certificate of soon.example", Severity.WARNING)
+    assert soon.message == "that of app web expires on 2026-12-04T12:00:00Z"
+    assert "certs add soon.example" in soon.remedy
+
+
+def test_many_certificates_that_end_are_counted() -> None:
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    served = [certificate(f"h{n}.example", "2026-11-19T00:00:00Z") for n in range(130)]
+    found = list(problems.certificates(served, now))
+    assert len(found) == problems.SHOWN + 1
+    assert found[-1].message == "30 more expire within 14 days or have"
 
 
 def test_pins_that_were_set_aside_are_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from flyebpf.api.routes import (
     addresses,
     apps,
+    certificates,
     deployments,
     dns,
     host,
@@ -26,6 +27,7 @@ ROUTES: tuple[Route, ...] = (
     *deployments.ROUTES,
     *services.ROUTES,
     *addresses.ROUTES,
+    *certificates.ROUTES,
     *wireguard.ROUTES,
     *dns.ROUTES,
 )

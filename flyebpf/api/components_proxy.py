@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The named schemas of what the proxy serves."""
+
+from __future__ import annotations
+
+from flyebpf.api.components_cluster import NETWORK_FIELDS
+from flyebpf.api.schema import Schema, array, boolean, integer, obj, ref, string
+
+LONGEST = 65_536  # characters of PEM text
+
+PROXY: dict[str, Schema] = {
+    "Certificate": obj(
+        {
+            "hostname": string("What clients ask for; *.example.com: any name one label below."),
+            "app": string("Whose it is; empty: of all apps' default host names."),
+            **NETWORK_FIELDS,
+            "state": string("expiring: within 30 days.", enum=["valid", "expiring", "expired"]),
+            "days_left": integer("Whole days until it expires; negative when it has."),
+            "not_before": string("RFC 3339, UTC."),
+            "not_after": string("RFC 3339, UTC: the first of its chain to expire."),
+            "names": array(string("A DNS name that it is for.")),
+            "issuer": string("Who signed it."),
+            "self_issued": boolean("Its own subject has: clients trust it if they know it."),
+            "key_type": string("As in ECDSA P-256."),
+            "fingerprint": string("SHA-256 of the first of the chain, hex."),
+            "created": string("When it was added. RFC 3339, UTC."),
+        }
+    ),
+    "CertificateAdd": obj(
+        {
+            "hostname": string(),
+            "certificate": string("PEM: the host's own, then the issuers'.", maxLength=LONGEST),
+            "key": string("PEM, without a passphrase. Never shown again.", maxLength=LONGEST),
+        },
+        {"app": string("Left out: for all apps' default host names, *.<domain>.")},
+    ),
+    "CertificateAdded": obj({"certificate": ref("Certificate"), "warnings": array(string())}),
+}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates of host names, with their keys.
+
+A field with ``SECRET`` in its metadata is in no text that anybody sees: not in
+``repr``, messages (``codec``) or the event stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+SECRET = {"secret": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The certificate that connections to ``hostname`` get.
+
+    ``hostname``: lower case, ``*.example.com`` for all names one label below
+    example.com. ``app``: whose it is; "" for the operator's certificate of all
+    apps' default host names. ``chain``: PEM, the host's own first, then each
+    one's issuer. ``key``: PEM (PKCS #8) without a passphrase. The rest is what
+    the chain's first certificate says: ``names`` are its DNS names, ``issuer``
+    who signed it, times are RFC 3339 in UTC (``not_after`` the earliest of the
+    chain), ``fingerprint`` its SHA-256 in hex.
+    """
+
+    kind: ClassVar[str] = "certificate"
+    hostname: str
+    app: str
+    chain: str
+    key: str = field(repr=False, metadata=SECRET)
+    names: tuple[str, ...]
+    issuer: str
+    self_issued: bool
+    key_type: str  # as in "ECDSA P-256"
+    fingerprint: str
+    not_before: str
+    not_after: str
+    created: str = ""  # RFC 3339, UTC
+
+    @property
+    def ident(self) -> str:
+        return self.hostname
+
+
+@dataclass(frozen=True, slots=True)
+class SelfSigned:
+    """What an app's ports with ``default_self_signed`` serve to clients that
+    ask for a name without a certificate, or for none. Fields as above."""
+
+    kind: ClassVar[str] = "self_signed"
+    app: str
+    chain: str
+    key: str = field(repr=False, metadata=SECRET)
+    not_after: str
+
+    @property
+    def ident(self) -> str:
+        return self.app
+
+
+def public_fields(cls: type[Any]) -> frozenset[str]:
+    """The names of a record's fields that anybody may see."""
+    return frozenset(f.name for f in fields(cls) if not f.metadata.get("secret"))

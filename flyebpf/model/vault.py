@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The certificates of the state: by host name, and whose they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.index import Index
+
+
+class Vault:
+    """Indexes over the tables that the state fills. Not thread safe."""
+
+    def __init__(self) -> None:
+        self.certificates: dict[str, Certificate] = {}
+        self.self_signed: dict[str, SelfSigned] = {}
+        self._by_app = Index()
+
+    def add(self, record: Any) -> None:
+        """A record has come into one of the tables; others are ignored."""
+        if isinstance(record, Certificate):
+            self._by_app.add(record.app, record.hostname)
+
+    def discard(self, record: Any) -> None:
+        """It has gone."""
+        if isinstance(record, Certificate):
+            self._by_app.discard(record.app, record.hostname)
+
+    def of(self, app: str) -> list[Certificate]:
+        """An app's certificates, by host name; of "", the operator's."""
+        return [self.certificates[name] for name in self._by_app[app]]
