@@ -110,7 +110,7 @@ class Chain:
         source = ProgramSpec("chain_source", "xdp")
         self.module: Any = compiler.compile_program(bpf, source, {}, text)
         self.source, self.source_alone, self.sink_tc, self.sink_xdp = (
-            compiler.load_program(bpf, self.module, ProgramSpec(name, kind))
+            compiler.load_program(self.module, ProgramSpec(name, kind))
             for name, kind in (
                 ("chain_source", "xdp"),
                 ("chain_source_alone", "xdp"),

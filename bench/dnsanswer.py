@@ -61,7 +61,7 @@ class Wrapper:
         spec = ProgramSpec("wrap_dns", "tc")
         self._nothing = nothing
         self._module = compiler.compile_program(bpf, spec, {}, text)
-        self._program = compiler.load_program(bpf, self._module, spec)
+        self._program = compiler.load_program(self._module, spec)
 
     def measure(self, program: Program, frame: bytes, names: int) -> float:
         """Median ns of CPU time for each query."""

@@ -57,7 +57,7 @@ class Ends:
             bpf, ProgramSpec("chain_source", "xdp"), {}, text
         )
         self.source, self.source_alone, self.sink_tc, self.sink_xdp, *self.hops = (
-            compiler.load_program(bpf, self.module, ProgramSpec(name, kind))
+            compiler.load_program(self.module, ProgramSpec(name, kind))
             for name, kind in (
                 ("chain_source", "xdp"),
                 ("chain_source_alone", "xdp"),

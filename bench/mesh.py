@@ -48,9 +48,7 @@ class Wrapper:
         names = [f"wrap_{kind}", f"nothing_{kind}"]
         names.append("grow_xdp" if kind == "xdp" else "shrink_tc")
         self.module: Any = compiler.compile_program(bpf, ProgramSpec(names[0], kind), {}, text)
-        loaded = [
-            compiler.load_program(bpf, self.module, ProgramSpec(name, kind)) for name in names
-        ]
+        loaded = [compiler.load_program(self.module, ProgramSpec(name, kind)) for name in names]
         self.program, self.nothing, self.resize = loaded
 
     def measure(self, program: Program, frame: bytes) -> float:

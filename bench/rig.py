@@ -76,7 +76,7 @@ class Wrapper:
         text = (HERE / "bpf" / "wrapper.c").read_text()
         spec = ProgramSpec(f"wrap_{self.kind}", self.kind)
         self.module = compiler.compile_program(bpf, spec, {}, text)
-        self.program = compiler.load_program(bpf, self.module, spec)
+        self.program = compiler.load_program(self.module, spec)
 
     def measure(
         self,
@@ -136,7 +136,7 @@ def floors() -> dict[str, tuple[Program, Any]]:
         "floor_rewrite",
     )
     module = compiler.compile_program(bpf, ProgramSpec("floor", "xdp"), _dummy_fds(), text)
-    return {name: (compiler.load_program(bpf, module, spec_of(name)), module) for name in names}
+    return {name: (compiler.load_program(module, spec_of(name)), module) for name in names}
 
 
 def spec_of(name: str) -> ProgramSpec:

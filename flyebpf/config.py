@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+CACHE_DIR = "/var/cache/flyebpf"
+
 
 @dataclass(frozen=True, slots=True)
 class PoolsConfig:
@@ -122,6 +124,7 @@ class DaemonConfig:
     store: str = "sqlite"
     state_dir: str = "/var/lib/flyebpf"
     bpffs: str = "/sys/fs/bpf/flyebpf"
+    cache_dir: str = CACHE_DIR
     domain: str = "fly.test"
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     private: PrivateConfig = field(default_factory=PrivateConfig)

@@ -261,6 +261,7 @@ def check_paths(config: DaemonConfig) -> Iterator[Problem]:
     for key, path in (
         ("state_dir", config.state_dir),
         ("bpffs", config.bpffs),
+        ("cache_dir", config.cache_dir),
         ("api.socket", config.api.socket),
     ):
         if not path.startswith("/") or "\0" in path:

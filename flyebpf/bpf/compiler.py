@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles and loads the programs with bcc. The only importer of bcc.
+"""Compiles the programs with bcc. The only importer of bcc.
 
 Runs as a process of its own (``python -m flyebpf.bpf.compiler``), so that LLVM
-is never in the daemon: it gets a job as JSON on standard input, pins each
-program into the job's folder, and prints JSON about them. Errors are plain
-text on standard error, exit code 1.
+is never in the daemon: it gets a job as JSON on standard input and prints the
+code as JSON (see flyebpf.bpf.code). It needs no privilege. Errors are plain text
+on standard error, exit code 1.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flyebpf.bpf import asserts
-from flyebpf.bpf.libbpf import Map
+from flyebpf.bpf.code import Code, load
 from flyebpf.bpf.program import Program
 from flyebpf.bpf.source import PROGRAMS, ProgramSpec, cflags, source_dir
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
@@ -44,7 +42,8 @@ def import_bcc() -> Any:
 def compile_program(
     bpf: Any, spec: ProgramSpec, maps: Mapping[str, int], text: str | None = None
 ) -> Any:
-    """Compile ``bpf/<name>.c`` (or ``text``) against maps by descriptor; returns
+    """Compile ``bpf/<name>.c`` (or ``text``). ``maps``: numbers to stand for maps,
+    which are descriptors if the module's code is to be loaded as it is. Returns
     bcc's module."""
     source = (source_dir() / f"{spec.name}.c").read_text() if text is None else text
     flags = [*cflags(), *(f"-DFD_{name}={fd}" for name, fd in maps.items())]
@@ -57,29 +56,23 @@ def compile_program(
             raise KernelError(f"cannot compile bpf/{spec.name}.c: {error}") from error
 
 
-def load_program(bpf: Any, module: Any, spec: ProgramSpec) -> Program:
-    """Load it; the returned object owns a descriptor of its own."""
-    kind, attach = (bpf.XDP, 37) if spec.type == "xdp" else (bpf.SCHED_CLS, -1)
-    try:
-        function = module.load_func(spec.name, kind, attach_type=attach)
-    except Exception as error:
-        raise KernelError(f"the kernel refused {spec.name}: {error}") from error
-    return Program(os.dup(function.fd))
+def load_program(module: Any, spec: ProgramSpec) -> Program:
+    """Load a function of a module that was compiled against maps."""
+    return load(spec, module.dump_func(spec.name))
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """``job``: {"maps": {name: pin path}, "pins": folder}."""
+    """``job``: {"programs": [names], "maps": [names]}; returns {name: code}."""
     bpf = import_bcc()
-    maps = {name: Map.open(path) for name, path in job["maps"].items()}
-    fds = {name: opened.fd for name, opened in maps.items()}
-    folder = Path(job["pins"])
-    report: dict[str, Any] = {}
+    names = tuple(job["maps"])
+    places = {name: place for place, name in enumerate(names)}
+    code = {}
     for spec in PROGRAMS:
-        begun = time.monotonic()
-        program = load_program(bpf, compile_program(bpf, spec, fds), spec)
-        program.pin(folder / spec.name)
-        report[spec.name] = {"seconds": time.monotonic() - begun, "id": program.id}
-    return report
+        if spec.name in job["programs"]:
+            module = compile_program(bpf, spec, places)
+            code[spec.name] = Code(names, module.dump_func(spec.name)).to_json()
+            module.cleanup()
+    return code
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pins: finds the programs of an earlier daemon or has them compiled anew.
+"""Pins: finds the programs of an earlier daemon or loads them anew.
 
 Layout of the bpffs folder (root's, 0700)::
 
@@ -21,13 +21,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from flyebpf.bpf.code import Code, load
 from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.maps import MapSpec, map_specs
 from flyebpf.bpf.program import Program
-from flyebpf.bpf.source import PROGRAMS, source_hash
+from flyebpf.bpf.shelf import Shelf
+from flyebpf.bpf.source import PROGRAMS, code_hash, source_hash, text_size
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
 
@@ -37,6 +42,14 @@ COMPILE_TIMEOUT = 120.0  # seconds; five are usual
 Log = Callable[[str], None]
 
 
+class Origin(StrEnum):
+    """Where programs come from."""
+
+    ADOPTED = "adopted"  # pinned and perhaps attached already
+    LOADED = "loaded"  # compiled by an earlier start
+    COMPILED = "compiled"
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """The programs of one source hash and the maps that they use."""
@@ -44,7 +57,7 @@ class Generation:
     hash: str
     maps: dict[str, Map]
     programs: dict[str, Program]
-    compiled: bool
+    origin: Origin
     new_maps: tuple[str, ...]
     seconds: float
 
@@ -54,24 +67,23 @@ class Generation:
 
 
 def ensure(config: DaemonConfig, log: Log = lambda _: None) -> Generation:
-    """Adopt the pins for the present sources, or compile and pin them."""
+    """Adopt the pins for the present sources, or load and pin programs."""
     begun = time.monotonic()
     root = prepare_bpffs(Path(config.bpffs))
     specs = map_specs(config.dataplane)
     digest = source_hash(specs)
     maps, created = open_maps(root / "maps", specs, log)
     folder = root / "programs" / digest
-    compiled = False
+    origin = Origin.ADOPTED
     if created and folder.is_dir():
-        log(f"the pinned programs {digest} use maps that are gone: they are compiled anew")
+        log(f"the pinned programs {digest} use maps that are gone: they are loaded anew")
         shutil.rmtree(folder)
     programs = adopt_programs(folder, log)
     if programs is None:
-        log(f"compiling the BPF programs, source {digest}")
-        compile_aside(root, folder, specs)
-        compiled = True
+        code, origin = find_code(Shelf(config.cache_dir, log), specs, log)
+        load_aside(folder, code, {name: opened.fd for name, opened in maps.items()})
         programs = {spec.name: Program.open(folder / spec.name) for spec in PROGRAMS}
-    return Generation(digest, maps, programs, compiled, created, time.monotonic() - begun)
+    return Generation(digest, maps, programs, origin, created, time.monotonic() - begun)
 
 
 def prepare_bpffs(root: Path) -> Path:
@@ -212,24 +224,53 @@ def adopt_programs(folder: Path, log: Log) -> dict[str, Program] | None:
     return None
 
 
-def compile_aside(root: Path, folder: Path, specs: tuple[MapSpec, ...]) -> None:
-    """Compile into a folder beside, then rename it: complete or not there."""
+def find_code(shelf: Shelf, specs: tuple[MapSpec, ...], log: Log) -> tuple[dict[str, Code], Origin]:
+    """The code of every program: kept by an earlier start, or compiled now."""
+    digest = code_hash()
+    code = shelf.take(digest)
+    if code is not None and set(code) >= {spec.name for spec in PROGRAMS}:
+        return code, Origin.LOADED
+    log(f"compiling the BPF programs, source {digest}")
+    code = compile_all(tuple(spec.name for spec in specs))
+    shelf.put(digest, code)
+    return code, Origin.COMPILED
+
+
+def load_aside(folder: Path, code: Mapping[str, Code], descriptors: Mapping[str, int]) -> None:
+    """Load and pin into a folder beside, then rename it: complete or not there."""
     aside = folder.with_name(f"{folder.name}-{os.getpid()}")
     aside.mkdir(mode=0o700)
-    job = {
-        "maps": {spec.name: str(root / "maps" / spec.pin_name) for spec in specs},
-        "pins": str(aside),
-    }
     try:
-        run_compiler(job)
+        for spec in PROGRAMS:
+            with load(spec, code[spec.name].bound(descriptors)) as program:
+                program.pin(aside / spec.name)
         aside.rename(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def run_compiler(job: Mapping[str, object]) -> dict[str, object]:
-    """Run the compiler process; its error text is the message of ours."""
+def compile_all(maps: tuple[str, ...]) -> dict[str, Code]:
+    """By processes of the compiler, one for each core, at most four. ``maps``: the
+    names of all maps."""
+    shares = shared_out(min(4, os.cpu_count() or 1))
+    with ThreadPoolExecutor(len(shares)) as pool:
+        jobs = [{"programs": share, "maps": maps} for share in shares]
+        reports = list(pool.map(run_compiler, jobs))
+    return {name: Code.from_json(code) for report in reports for name, code in report.items()}
+
+
+def shared_out(count: int) -> list[list[str]]:
+    """The programs in at most ``count`` shares that take about as long."""
+    sizes = {spec.name: text_size(spec.name) for spec in PROGRAMS}
+    shares: list[list[str]] = [[] for _ in range(count)]
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        min(shares, key=lambda share: sum(sizes[n] for n in share)).append(name)
+    return [share for share in shares if share]
+
+
+def run_compiler(job: Mapping[str, object]) -> dict[str, dict[str, Any]]:
+    """Run a compiler process; its error text is the message of ours."""
     try:
         result = subprocess.run(
             [sys.executable, "-m", "flyebpf.bpf.compiler"],
@@ -246,7 +287,7 @@ def run_compiler(job: Mapping[str, object]) -> dict[str, object]:
         ) from error
     if result.returncode:
         raise KernelError(f"cannot build the BPF programs: {result.stderr.strip()}")
-    report: dict[str, object] = json.loads(result.stdout)
+    report: dict[str, dict[str, Any]] = json.loads(result.stdout)
     return report
 
 

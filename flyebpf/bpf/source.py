@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flyebpf.bpf import asserts
 from flyebpf.bpf.maps import MapSpec
 from flyebpf.errors import UnavailableError
 
 EXTRA_CFLAGS = "FLYEBPF_BPF_EXTRA_CFLAGS"
 """Environment variable: more compiler flags (they count for the hash)."""
+INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,38 @@ def cflags() -> list[str]:
     ]
 
 
+def code_hash() -> str:
+    """16 hex digits over everything that compiled code depends on: sources, flags,
+    the layouts that they are checked against, and the machine."""
+    return _sources().hexdigest()[:16]
+
+
 def source_hash(specs: Iterable[MapSpec]) -> str:
     """16 hex digits over sources, flags and map layouts: equal hashes mean that
     pinned programs can be adopted."""
+    digest = _sources()
+    digest.update("\0".join(spec.pin_name for spec in specs).encode())
+    return digest.hexdigest()[:16]
+
+
+def text_size(program: str) -> int:
+    """Bytes of ``bpf/<program>.c`` and of our headers that it includes."""
+    root = source_dir()
+    seen: set[Path] = set()
+    waiting = [root / f"{program}.c"]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen and path.is_file():
+            seen.add(path)
+            waiting += (root / "include" / name for name in INCLUDE.findall(path.read_text()))
+    return sum(path.stat().st_size for path in seen)
+
+
+def _sources() -> hashlib._Hash:
     digest = hashlib.sha256()
     root = source_dir()
     for path in sorted((*root.rglob("*.c"), *root.rglob("*.h"))):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(path.read_bytes())
-    digest.update("\0".join(extra_cflags()).encode())
-    digest.update("\0".join(spec.pin_name for spec in specs).encode())
-    return digest.hexdigest()[:16]
+    digest.update("\0".join((platform.machine(), asserts.text(), *extra_cflags())).encode())
+    return digest

@@ -20,7 +20,7 @@ from flyebpf.api.backend import (
     Severity,
     UplinkStatus,
 )
-from flyebpf.bpf.loader import Generation
+from flyebpf.bpf.loader import Generation, Origin
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import dig, usage
 from flyebpf.daemon.dns import DnsAgent
@@ -116,7 +116,7 @@ class DaemonBackend:
             rows={kind.removesuffix("Row").lower(): n for kind, n in stats.rows.items()},
             uplinks=[UplinkStatus(name, modes.get(name, "")) for name in self.config.uplinks],
             programs=self._generation.hash,
-            adopted=not self._generation.compiled,
+            adopted=self._generation.origin is Origin.ADOPTED,
             problems=[*away, *problems(engine), *extra],
             delivery=usage.delivery(engine),
             pools=usage.pools(self.config.pools.anycast_v4, engine.state.addresses.values()),
@@ -145,7 +145,7 @@ class DaemonBackend:
             rows={},
             uplinks=[UplinkStatus(name, "") for name in self.config.uplinks],
             programs=self._generation.hash,
-            adopted=not self._generation.compiled,
+            adopted=self._generation.origin is Origin.ADOPTED,
             problems=[starting],
         )
 

@@ -16,6 +16,7 @@ from flyebpf import collector, configfile
 from flyebpf.api.backend import Problem
 from flyebpf.api.server import ApiServer, listen
 from flyebpf.bpf import loader
+from flyebpf.bpf.loader import Origin
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import logs, mesh_setup, notify, stores
@@ -184,13 +185,13 @@ class Daemon:
             }
         )
         self._stack.callback(restore_signals, SIGNALS)
-        if not warm or self._generation.compiled:
+        if not warm or self._generation.origin is not Origin.ADOPTED:
             self._synchronize()
         self._api.start()
         self._stack.callback(self._api.stop)
         if self._metrics is not None:
             self._metrics.start()
-        how = "compiled" if self._generation.compiled else "adopted"
+        how = self._generation.origin
         log.info(
             "ready after %.2f s, programs %s %s",
             time.monotonic() - self._begun,

@@ -14,6 +14,7 @@ RESTART = (
     "store",
     "state_dir",
     "bpffs",
+    "cache_dir",
     "private",
     "dataplane",
     "mesh",

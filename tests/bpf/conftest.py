@@ -34,7 +34,6 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generation]
         pytest.fail("the packet tests need root: run sudo scripts/test bpf", pytrace=False)
     folder = tmp_path_factory.mktemp("bpffs") / "flyebpf"
     config = DaemonConfig("test", "ams", ("up0",), bpffs=str(folder), dataplane=SIZES)
-    loader.COMPILE_TIMEOUT = 900.0  # in a guest without KVM it takes minutes
     try:
         made = loader.ensure(config)
         yield made

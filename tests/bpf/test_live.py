@@ -153,7 +153,7 @@ def test_metadata_of_another_program(wires: Wires) -> None:
     text = STRANGER.replace("IFINDEX", str(wires.rig.ifindex["vm1"]))
     spec = ProgramSpec("stranger", "xdp")
     bpf = import_bcc()
-    program = load_program(bpf, compile_program(bpf, spec, {}, text), spec)
+    program = load_program(compile_program(bpf, spec, {}, text), spec)
     wires.links["up0"].update(program)
     wires.send("wire0", p.NOT_POOL)
     assert wires.receive("wire0")[47] == RST_ACK

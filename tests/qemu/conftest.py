@@ -7,6 +7,10 @@ import os
 
 import pytest
 
+from flyebpf.bpf.loader import find_code
+from flyebpf.bpf.maps import map_specs
+from flyebpf.bpf.shelf import Shelf
+from flyebpf.config import CACHE_DIR, DataplaneConfig
 from tests.qemu import kernels
 from tests.qemu.accel import accel
 
@@ -26,3 +30,10 @@ def accelerator() -> str:
     if os.geteuid() != 0:
         pytest.fail("the guests need root: run sudo scripts/test qemu", pytrace=False)
     return accel()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(accelerator: str) -> None:
+    """The programs compiled, where guests, which see this machine's files, find
+    them: there a compiler takes minutes."""
+    find_code(Shelf(CACHE_DIR, pytest.fail), map_specs(DataplaneConfig()), lambda _: None)

@@ -59,10 +59,9 @@ class Node:
         self.config = config
 
     def prepare(self) -> None:
-        """Write the configuration and compile the programs for it."""
+        """Write the configuration."""
         self.guest.run(f"mkdir {FOLDER}")
         self.guest.write(f"{FOLDER}/flyebpf.toml", self.config.encode())
-        self._inside("prepare")
 
     def start_daemon(self) -> None:
         """Returns when it has applied everything."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in a host guest: compiles and loads every program with maps of several
-sizes, attaches them, and prints a JSON line for each.
+"""Runs in a host guest: loads every program with maps of several sizes,
+attaches them, and prints a JSON line for each.
 
 ``python -m tests.qemu.inside.programs``
 """
@@ -8,20 +8,18 @@ sizes, attaches them, and prints a JSON line for each.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-from flyebpf.bpf.compiler import compile_program, import_bcc, load_program
+from flyebpf.bpf.code import load
 from flyebpf.bpf.libbpf import Map, read_info
+from flyebpf.bpf.loader import find_code
 from flyebpf.bpf.maps import map_specs
 from flyebpf.bpf.program import Program, XdpLink
+from flyebpf.bpf.shelf import Shelf
 from flyebpf.bpf.source import PROGRAMS
-from flyebpf.config import DataplaneConfig
+from flyebpf.config import CACHE_DIR, DataplaneConfig
 from flyebpf.errors import FlyebpfError
 from tests.bpf.test_limits import Info
 
@@ -34,21 +32,25 @@ SIZES = {
 
 
 def main() -> None:
-    bpf = import_bcc()
     for name, sizes in SIZES.items():
-        maps = {spec.name: Map.create(spec) for spec in map_specs(sizes)}
+        specs = map_specs(sizes)
+        code, _ = find_code(Shelf(CACHE_DIR, complain), specs, complain)
+        maps = {spec.name: Map.create(spec) for spec in specs}
         descriptors = {key: opened.fd for key, opened in maps.items()}
         for spec in PROGRAMS:
             report: dict[str, object] = {"program": spec.name, "maps": name}
-            with stderr_to_file() as complaint:
-                try:
-                    program = load_program(bpf, compile_program(bpf, spec, descriptors), spec)
-                    report |= described(program, spec.name) | attached(program, spec.type)
-                except FlyebpfError as error:
-                    report |= {"error": error.message, "log": complaint()[-2000:]}
+            try:
+                program = load(spec, code[spec.name].bound(descriptors))
+                report |= described(program, spec.name) | attached(program, spec.type)
+            except FlyebpfError as error:
+                report |= {"error": error.message}
             print(json.dumps(report), flush=True)
         for opened in maps.values():
             opened.close()
+
+
+def complain(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def described(program: Program, name: str) -> dict[str, object]:
@@ -66,26 +68,6 @@ def attached(program: Program, kind: str) -> dict[str, object]:
     for mode in ("native", "generic"):
         XdpLink.create(program, socket.if_nametoindex(device), mode).close()
     return {"modes": ["native", "generic"]}
-
-
-@contextmanager
-def stderr_to_file() -> Iterator[Callable[[], str]]:
-    """What bcc prints about a program that the verifier refuses; it prints past
-    Python."""
-    sys.stderr.flush()
-    real = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as file:
-        os.dup2(file.fileno(), 2)
-
-        def text() -> str:
-            file.seek(0)
-            return file.read()
-
-        try:
-            yield text
-        finally:
-            os.dup2(real, 2)
-            os.close(real)
 
 
 if __name__ == "__main__":

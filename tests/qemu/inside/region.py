@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a host guest: the daemon, and questions to it.
 
-``python -m tests.qemu.inside.region prepare`` compiles the programs for the
-configuration in :data:`CONFIG`; ``… daemon`` starts the daemon and waits until it
-has applied everything; ``… settle`` only waits; ``… api METHOD PATH [BODY]`` prints
-what the daemon answers, as JSON.
+``python -m tests.qemu.inside.region daemon`` starts the daemon with the
+configuration in :data:`CONFIG` and waits until it has applied everything;
+``… settle`` only waits; ``… api METHOD PATH [BODY]`` prints what the daemon
+answers, as JSON.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flyebpf import configfile
 from flyebpf.api.client import Client
-from flyebpf.bpf import loader
 from flyebpf.errors import FlyebpfError
 
 FOLDER = Path("/run/region")
@@ -30,11 +28,6 @@ PATIENCE = 120.0  # seconds, under TCG
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["prepare"]:
-            # The daemon adopts what is pinned. Compiled here, it may take as long
-            # as it takes on a machine that only pretends to be one.
-            loader.COMPILE_TIMEOUT = PATIENCE * 10
-            loader.ensure(configfile.load(CONFIG)).close()
         case ["daemon"]:
             start_daemon()
             settle()
