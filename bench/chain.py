@@ -31,9 +31,9 @@ from bench.dataplane import configure, prefix, put
 from flyebpf.bpf import compiler, layout
 from flyebpf.bpf.program import Program, XdpLink
 from flyebpf.bpf.source import ProgramSpec
+from flyebpf.lab.net import inside
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
-CLONE_NEWNET = 0x40000000
 SOURCE_PORT = 34  # offset in the frame
 PACKETS = 500_000
 ROUNDS = 7
@@ -78,26 +78,6 @@ def namespaces() -> Iterator[dict[str, str]]:
     finally:
         for name in names.values():
             subprocess.run(["ip", "netns", "del", name], check=False)
-
-
-@contextmanager
-def inside(name: str) -> Iterator[None]:
-    """This thread's network namespace, for a while."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
-    try:
-        setns(there)
-        yield
-    finally:
-        setns(before)
-        os.close(before)
-        os.close(there)
-
-
-def setns(fd: int) -> None:
-    """setns(2): Python 3.11 does not have it."""
-    if ct.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET):
-        raise OSError(ct.get_errno(), "setns")
 
 
 class Chain:

@@ -35,11 +35,11 @@ from scapy.layers.l2 import Ether
 
 from bench import forward_world as world
 from bench import rig
-from bench.chain import inside
 from bench.forward_world import EGRESS, FAR, HERE, INGRESS, MACHINES, MESH, filters, index, mac
 from flyebpf.bpf import compiler
 from flyebpf.bpf.program import Program, XdpLink
 from flyebpf.bpf.source import ProgramSpec
+from flyebpf.lab.net import inside
 
 MACHINE_AT = 50  # in the frame: the low half of the destination's machine number
 PACKETS = 300_000

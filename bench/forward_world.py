@@ -20,12 +20,13 @@ from contextlib import contextmanager
 
 from pyroute2 import IPRoute
 
-from bench.chain import inside, sh
+from bench.chain import sh
 from bench.dataplane import put
 from flyebpf.bpf import layout
 from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.program import Program
 from flyebpf.drivers.map_vm_slots import VmSlots
+from flyebpf.lab.net import inside
 from flyebpf.model.sixpn import machine_address
 
 NETWORK = 7

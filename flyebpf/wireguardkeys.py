@@ -52,7 +52,7 @@ def generate() -> tuple[str, str]:
 
 def public_key(text: str) -> str:
     """``text`` if it is a public key that can be used; raises InvalidError."""
-    raw = _decoded(text)
+    raw = decoded(text)
     if raw is None or raw[:31] + bytes([raw[31] & 127]) in _LOW_ORDER:
         shown = repr(text if len(text) <= 60 else text[:57] + "...")
         raise InvalidError(
@@ -62,7 +62,7 @@ def public_key(text: str) -> str:
     return text
 
 
-def _decoded(text: str) -> bytes | None:
+def decoded(text: str) -> bytes | None:
     """The 32 bytes; None when ``text`` is not exactly their base64."""
     try:
         raw = base64.b64decode(text.encode("ascii"), validate=True)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flyebpf import wireguardkeys
 from flyebpf.drivers.wireguard import Device, Peer, PeerChange
 from flyebpf.errors import InvalidError, UnavailableError
 
@@ -19,11 +20,8 @@ GET = "get=1\n\n"
 
 def key_hex(public_key: str) -> str:
     """A base64 key of 32 bytes in hex. Raises InvalidError."""
-    try:
-        key = base64.b64decode(public_key, validate=True)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
+    key = wireguardkeys.decoded(public_key)
+    if key is None:
         raise InvalidError(
             f"{public_key!r} is not a WireGuard key", "a key is 44 characters of base64"
         )

@@ -11,15 +11,14 @@
 
 from __future__ import annotations
 
-import ctypes as ct
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
+from flyebpf.lab.net import inside
+
 MACHINES = 4
 
 SETUP = """
@@ -67,25 +66,11 @@ class Namespace:
 
     def entered(self, name: str = "") -> AbstractContextManager[None]:
         """This thread is in the namespace, or in ``name``."""
-        return entered(name or self.name)
+        return inside(name or self.name)
 
     def close(self) -> None:
         for name in (self.name, self.far):
             ip("netns", "del", name)
-
-
-@contextmanager
-def entered(name: str) -> Iterator[None]:
-    """This thread is in that network namespace."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    inside = os.open(f"/run/netns/{name}", os.O_RDONLY)
-    try:
-        set_namespace(inside)
-        yield
-    finally:
-        set_namespace(home)
-        os.close(home)
-        os.close(inside)
 
 
 def ip(*arguments: str) -> None:
@@ -96,9 +81,3 @@ def quiet(*, forward: bool) -> None:
     """Nothing of the kernel's own on the wires while a test listens."""
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     Path("/proc/sys/net/ipv4/ip_forward").write_text(str(int(forward)))
-
-
-def set_namespace(fd: int) -> None:
-    libc = ct.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET):
-        raise OSError(ct.get_errno(), "setns")

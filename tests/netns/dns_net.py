@@ -4,7 +4,6 @@ data plane: their addresses are taken as verified."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import socket
@@ -18,35 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flyebpf.dns import frames
+from flyebpf.lab.net import inside
 from flyebpf.model.records import AnyRecord
 from tests.dns_rig import WORLD, Reply, reply
 
 ROOT = Path(__file__).parents[2]
 SERVER = "fdaa::3"
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """Sockets made in the block belong to a namespace for good."""
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    other = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        assert _LIBC.setns(other, _CLONE_NEWNET) == 0
-        try:
-            yield
-        finally:
-            assert _LIBC.setns(own, _CLONE_NEWNET) == 0
-    finally:
-        os.close(own)
-        os.close(other)
 
 
 @dataclass

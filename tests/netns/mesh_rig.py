@@ -3,42 +3,24 @@
 
 from __future__ import annotations
 
-import ctypes as ct
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flyebpf.bpf.program import Program
 from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.wireguard_keys import Keys
+from flyebpf.lab.net import inside
 from flyebpf.model.rows import MeshPeerRow, MeshRow, Row
 from flyebpf.model.sixpn import HOST_BIT, host_address, host_prefix
-from tests.netns.driver_rig import CLONE_NEWNET, TC, program, sh
+from tests.netns.driver_rig import TC, program, sh
 
 PORT = 51820
 MTU = 1420
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """This thread in another network namespace."""
-    libc = ct.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if libc.setns(there, CLONE_NEWNET):
-            raise OSError(ct.get_errno(), "setns")
-        yield
-    finally:
-        if libc.setns(home, CLONE_NEWNET):
-            raise OSError(ct.get_errno(), "setns")
-        os.close(there)
-        os.close(home)
 
 
 def stand_ins() -> dict[str, Program]:

@@ -18,9 +18,10 @@ import pytest
 
 from flyebpf.drivers.wireguard import Peer
 from flyebpf.drivers.wireguard_devices import WireguardReader
+from flyebpf.lab.net import inside
 from flyebpf.model.rows import MeshPeerRow, MeshRow, UserPeerRow
 from tests.netns.driver_rig import sh
-from tests.netns.mesh_rig import Fabric, Host, eventually, inside
+from tests.netns.mesh_rig import Fabric, Host, eventually
 
 pytestmark = pytest.mark.root
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from tests.bpf.namespace import entered
+from flyebpf.lab.net import inside
 from tests.qemu import images, kernels
 from tests.qemu.harness import Guest
 from tests.qemu.machine import NATIVE, Machine, Nic
@@ -43,7 +43,7 @@ class Region:
 
     def outside(self) -> AbstractContextManager[None]:
         """This thread is where the clients are."""
-        return entered(self.namespace)
+        return inside(self.namespace)
 
     def connect(self, port: int, client: str) -> socket.socket:
         with self.outside():
