@@ -60,6 +60,7 @@ class MeshDevices:
         if not made and row is not None:  # others than ours are not our business
             addresses &= frozenset(row.addresses)
         settings = are_set(name, OWN_SETTINGS if made else SETTINGS)
+        settings = settings and (not made or self._devices.has_room(name))
         mtu = facts.mtu if made else self._enough(facts.mtu, row)
         return guard, facts.up, mtu, key, port, addresses, settings
 
@@ -94,6 +95,7 @@ class MeshDevices:
             self._mesh.configure(name, facts.ifindex, mtu=row.mtu)
         write_settings(name, OWN_SETTINGS)
         self._address(row, facts, exact=True)
+        self._devices.make_room(name)
 
     def _plain(self, row: MeshRow) -> Failure | None:
         facts = self._mesh.look(row.interface)

@@ -54,7 +54,8 @@ class UserPeers:
             guard = self._netlink.filter(name, facts.ifindex)
             device = self._devices.read(name)
             key = public_half(device.private_key) if device.private_key else ""
-            state = (guard, facts.up, key, device.port, are_set(name, OWN_SETTINGS))
+            settings = are_set(name, OWN_SETTINGS) and self._devices.has_room(name)
+            state = (guard, facts.up, key, device.port, settings)
             found |= {
                 peer.public_key: (name, peer.allowed, state) for peer in device.peers.values()
             }
@@ -107,6 +108,7 @@ class UserPeers:
         write_settings(name, OWN_SETTINGS)
         if not facts.up:
             self._mesh.configure(name, facts.ifindex, state="up")
+        self._devices.make_room(name)
 
     def delete(self, keys: Sequence[Hashable]) -> list[Failure]:
         failures = []

@@ -78,6 +78,16 @@ class WireguardDevices(WireguardReader):
             self._netlink.configure(device, facts.ifindex, group=MESH_GROUP)
         return facts
 
+    def has_room(self, device: str) -> bool:
+        """Whether bursts find room in its sockets. The kernel's need none: it takes
+        datagrams as they come."""
+        return self.implementation(device) != self.go.name or self.go.has_room(device)
+
+    def make_room(self, device: str) -> None:
+        """Of a device that is up."""
+        if self.implementation(device) == self.go.name:
+            self.go.make_room(device)
+
     def _is_ours(self, device: str, facts: Facts) -> bool:
         if facts.kind == GO_KIND:
             return self.go.runs(device)

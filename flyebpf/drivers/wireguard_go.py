@@ -13,6 +13,7 @@ The device is the process's: it ends with it, so nothing passes then.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import shutil
@@ -24,13 +25,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flyebpf.drivers import wireguard_uapi as uapi
+from flyebpf.drivers.process_sockets import udp_sockets
 from flyebpf.drivers.wireguard import Device, PeerChange
 from flyebpf.errors import UnavailableError
 
+log = logging.getLogger(__name__)
 PROGRAM = "wireguard-go"
 FOLDER = "wireguard"  # below the folder that becomes /run
 START_PATIENCE = 10.0  # seconds; a tenth of one is usual
 END_PATIENCE = 3.0
+BIND_PATIENCE = 0.5  # until a device that was set up has its sockets; a few ms are usual
+ROOM = 7 << 20
+"""Bytes that its sockets may hold of what has come in and not been read. Versions
+before 2023 leave them at the system's default, which some 270 datagrams fill: a
+burst that comes while the process waits for a core would be lost. Later versions
+ask for as much themselves."""
+
+_RCVBUFFORCE = 33  # SO_RCVBUFFORCE, asm-generic/socket.h: beyond net.core.rmem_max
 IN_OWN_NAMESPACE = (
     "unshare", "--mount", "--propagation", "slave", "--",
     "sh", "-ec", 'mount --bind "$1" /run; exec "$2" --foreground "$3"', "sh",
@@ -152,6 +163,34 @@ class WireguardGo:
     ) -> None:
         request = uapi.encode_set(private_key, port, peers)
         uapi.check_set(device, uapi.ask(self._sockets, device, request))
+
+    def has_room(self, device: str) -> bool:
+        """Whether its sockets hold ROOM; True also where they cannot be looked at."""
+        try:
+            with udp_sockets(self.pid(device)) as found:
+                return all(_room(one) >= ROOM for one in found)
+        except OSError:
+            return True
+
+    def make_room(self, device: str) -> None:
+        """Give the sockets of a device that is up ROOM; without rights, it is left
+        as it is, and logged."""
+        deadline = time.monotonic() + BIND_PATIENCE
+        try:
+            while True:
+                with udp_sockets(self.pid(device)) as found:
+                    for one in found:
+                        if _room(one) < ROOM:
+                            one.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, ROOM)
+                if found or time.monotonic() > deadline:
+                    return
+                time.sleep(0.005)
+        except OSError as error:
+            log.warning("%s loses datagrams that come in bursts: %s", device, error)
+
+
+def _room(one: socket.socket) -> int:
+    return one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
 def is_ours(pid: int) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from flyebpf.drivers.process_sockets import udp_sockets
 from flyebpf.drivers.wireguard import Peer
 from flyebpf.drivers.wireguard_devices import WireguardReader
+from flyebpf.drivers.wireguard_go import ROOM
 from flyebpf.lab.net import inside
 from flyebpf.model.rows import MeshPeerRow, MeshRow, UserPeerRow
 from tests.netns.driver_rig import sh
@@ -100,6 +103,43 @@ def stamp(lines: list[str], stamps: list[int], at: int) -> str:
     """The time of an event: the last one printed before it."""
     words = lines[max(n for n in stamps if n < at)].split()
     return " ".join(words[4:5] + words[6:7])
+
+
+def rooms(host: Host) -> list[int]:
+    """Receive buffers of the host's UDP sockets, bytes."""
+    return [int(size) for size in re.findall(r"rb(\d+)", host.sh("ss -H -uamn"))]
+
+
+def test_a_burst_finds_room_while_the_process_waits_for_a_core(
+    pair: tuple[Host, Host],
+) -> None:
+    """Stopped, as one that gets no core: datagrams wait for it and none is lost."""
+    one, two = pair
+    assert one.pings(two)
+    assert min(rooms(two)) >= ROOM
+    count = 2000
+    os.kill(two.process(), signal.SIGSTOP)
+    with inside(one.name), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        for _ in range(count):
+            client.sendto(b"x" * 100, (two.address, 9))
+    time.sleep(0.2)  # one's process encrypts them
+    counters = [line.split() for line in two.sh("cat /proc/net/snmp").splitlines()]
+    names, values = (words for words in counters if words[0] == "Udp:")
+    assert dict(zip(names, values, strict=True))["RcvbufErrors"] == "0"
+    os.kill(two.process(), signal.SIGCONT)
+
+
+def test_room_that_was_lost_is_given_back(pair: tuple[Host, Host]) -> None:
+    """As when its device goes down and up, and it opens new sockets."""
+    one, _ = pair
+    with udp_sockets(one.process()) as found:
+        for connection in found:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+    assert len(found) == 2, "IPv4 and IPv6"
+    assert not one.in_place(one.mesh())
+    one.apply(one.mesh())
+    assert min(rooms(one)) >= ROOM
+    assert one.in_place(one.mesh())
 
 
 def test_sockets_of_hosts_that_share_a_file_system_do_not_meet(pair: tuple[Host, Host]) -> None:
