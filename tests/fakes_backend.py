@@ -64,6 +64,7 @@ class FakeBackend:
     drop_counters: list[DropCounter] = field(default_factory=list)
     mesh: MeshStatus | None = None
     copy: Store | None = None
+    known_handshakes: dict[str, str] = field(default_factory=dict)
     peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
     crash: Exception | None = None
@@ -116,6 +117,12 @@ class FakeBackend:
 
     def peers(self) -> Mapping[str, PeerStatus]:
         return self.peer_status
+
+    def handshakes(self) -> Mapping[str, str]:
+        return self.known_handshakes
+
+    def occupants(self) -> Mapping[str, tuple[int, int]] | None:
+        return None
 
     def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
         self.asked = (network, name, type, tcp)

@@ -254,6 +254,14 @@ class Backend(Protocol):
     def peers(self) -> Mapping[str, PeerStatus]:
         """Users' WireGuard peers of this host that are set up, by public key."""
 
+    def handshakes(self) -> Mapping[str, str]:
+        """Other hosts to the last WireGuard handshake that this host had with each,
+        RFC 3339 in UTC, ``""`` for never. Empty without WireGuard."""
+
+    def occupants(self) -> Mapping[str, tuple[int, int]] | None:
+        """How many machines and users' WireGuard peers each host has, as far as the
+        daemon has heard of the store; None before it has read it."""
+
     def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
         """What a machine of a network (by its number) gets from the DNS server.
         Raises InvalidError for what cannot be asked, UnavailableError."""

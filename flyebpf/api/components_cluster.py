@@ -46,7 +46,14 @@ CLUSTER: dict[str, Schema] = {
             "applied_revision": integer(),
             "seen": string("When it last said something: RFC 3339, UTC; or empty."),
             "handshake": string("The last one between it and the host asked; or empty."),
-            "handshakes": mapping(string(), "Its last one with each host, RFC 3339; or empty."),
+            "handshakes": mapping(
+                string(),
+                "Its last one with each host, RFC 3339; or empty. Of another host than the one "
+                "asked: only hosts that it has no session with, 20 at most.",
+            ),
+            "connected": integer("With how many hosts it has a WireGuard session."),
+            "unconnected": integer("With how many it has none."),
+            "mtu": integer("Of its mesh; 0 where there is none, or it is not known."),
         }
     ),
     "Mesh": obj(

@@ -108,16 +108,17 @@ def _text(form: Callable[..., str], *of: object) -> str:
         return ""
 
 
-def host(view: HostView, asked: str, handshake: str) -> Json:
-    """``asked``: the host that answers; ``handshake``: its last one with this one."""
+def host(view: HostView, asked: str, handshakes: Mapping[str, str]) -> Json:
+    """``asked``: the host that answers; ``handshakes``: its last ones with others."""
     record, status = view.host, view.status
+    this = record.name == asked
     return {
         "name": record.name,
         "id": f"{record.number:08x}",
         "region": record.region,
-        "state": "up" if view.present or record.name == asked else "away",
+        "state": "up" if view.present or this else "away",
         "drained": record.drained,
-        "this": record.name == asked,
+        "this": this,
         "underlay": record.underlay,
         "endpoint": record.endpoint,
         "port": record.port,
@@ -132,8 +133,11 @@ def host(view: HostView, asked: str, handshake: str) -> Json:
         "wireguard": status.wireguard if status else "",
         "applied_revision": status.applied_revision if status else 0,
         "seen": status.seen if status else "",
-        "handshake": handshake,
-        "handshakes": dict(status.peers) if status else {},
+        "mtu": status.mtu if status else 0,
+        "handshake": handshakes.get(record.name, ""),
+        "handshakes": dict(handshakes if this else status.peers if status else {}),
+        "connected": status.connected if status else 0,
+        "unconnected": status.unconnected if status else 0,
     }
 
 

@@ -34,12 +34,13 @@ def list_(as_json: bool) -> None:
         return
     headers = (
         "NAME", "ID", "REGION", "STATE", "UNDERLAY", "ENDPOINT", "BLOCK", "MESH ADDRESS",
-        "MACHINES", "VERSION", "SEEN", "HANDSHAKE",
+        "MTU", "MACHINES", "VERSION", "SEEN", "HANDSHAKE",
     )  # fmt: skip
     rows = [
         (
             h["name"], h["id"], h["region"], _state(h), h["underlay"], h["endpoint"] or "none",
-            h["block"], h["mesh_address"], h["machines"], h["version"] or "unknown",
+            h["block"], h["mesh_address"], h["mtu"] or "-", h["machines"],
+            h["version"] or "unknown",
             ago(h["seen"]), _handshake(h),
         )
         for h in found
@@ -61,7 +62,11 @@ def _handshake(host: dict[str, Any]) -> str:
 @click.argument("name")
 @options.json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one host, with its handshakes with every other."""
+    """Show one host, with its handshakes.
+
+    Of this host, those with every other; of another one, only those with hosts
+    that it cannot reach now.
+    """
     host = options.api().get(path("hosts", name))
     if as_json:
         output.print_json(host)
@@ -91,7 +96,9 @@ def _print_one(host: dict[str, Any]) -> None:
             "WireGuard": host["wireguard"] or "none",
             "Applied revision": host["applied_revision"],
             "Seen": ago(host["seen"]),
-            "Handshakes": handshakes or "none",
+            "Mesh MTU": host["mtu"] or "unknown",
+            "Sessions": f"with {host['connected']} hosts, and none with {host['unconnected']}",
+            "Handshakes" if host["this"] else "No session with": handshakes or "none",
         }
     )
 

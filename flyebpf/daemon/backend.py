@@ -184,6 +184,18 @@ class DaemonBackend:
             return {}
         return self._mesh.user_peers(names.pop())
 
+    def handshakes(self) -> Mapping[str, str]:
+        return self._mesh.handshakes() if self._mesh else {}
+
+    def occupants(self) -> Mapping[str, tuple[int, int]] | None:
+        state = self._engine.state
+        if not self._engine.loaded:
+            return None
+        return {
+            name: (state.count_machines_on(name), state.count_peers_at(name))
+            for name in list(state.hosts)
+        }
+
     def watch_mesh(self, agent: MeshAgent) -> None:
         """Tell of the mesh from now on."""
         self._mesh = agent

@@ -67,6 +67,7 @@ class MeshAgent:
         self._told_at = float("-inf")
         self._stated_at = self._looked_at = float("-inf")
         self._seen = mesh_status.Seen("", {})
+        self._handshakes: Mapping[str, str] = {}
         self._stated: tuple[object, ...] = ()
         shared = config.store == "etcd"
         self._status_every = STATUS_EVERY if shared else ALONE_EVERY
@@ -123,6 +124,8 @@ class MeshAgent:
         self._looked_at = now
         names = [row.interface for row in view.meshes if row.underlay == WIREGUARD]
         seen = self._seen = mesh_status.look(self._reader, names)
+        found = mesh_status.handshakes(view, seen)
+        self._handshakes = {name: mesh_status.text(at) for name, at in found.items()}
         news = mesh_status.signature(view, seen)
         least = len(view.hosts) / HOSTS_A_SECOND
         every = max(self._status_every, least) if news == self._stated else least
@@ -168,6 +171,11 @@ class MeshAgent:
         if view is None or not view.meshes:
             return None
         return mesh_status.mesh_status(view, self._seen, self._times.medians())
+
+    def handshakes(self) -> Mapping[str, str]:
+        """Other hosts to the last handshake with each, RFC 3339, "" for never, as
+        devices were seen last. Waits for nobody."""
+        return self._handshakes
 
     def user_peers(self, interface: str) -> Mapping[str, PeerStatus]:
         """What the device knows of users' peers, by public key."""

@@ -15,7 +15,7 @@ from flyebpf.daemon.mesh_rotation import View
 from flyebpf.drivers.wireguard import SESSION_LIFE, Device
 from flyebpf.drivers.wireguard_devices import WireguardReader
 from flyebpf.errors import FlyebpfError
-from flyebpf.model.records import HostStatus
+from flyebpf.model.records import MOST_UNCONNECTED, HostStatus
 from flyebpf.model.rows import MeshPeerRow
 
 
@@ -58,6 +58,12 @@ def handshakes(view: View, seen: Seen) -> dict[str, float]:
     return found
 
 
+def alive(handshakes: Mapping[str, float]) -> frozenset[str]:
+    """The hosts with which there is a session."""
+    oldest = time.time() - SESSION_LIFE
+    return frozenset(name for name, at in handshakes.items() if at > oldest)
+
+
 def connected(view: View, seen: Seen) -> set[tuple[str, str]]:
     """Device and host, where there is a session."""
     oldest = time.time() - SESSION_LIFE
@@ -71,6 +77,8 @@ def connected(view: View, seen: Seen) -> set[tuple[str, str]]:
 
 
 def host_status(host: str, view: View, seen: Seen, *, version: str, programs: str) -> HostStatus:
+    found = handshakes(view, seen)
+    apart = sorted(found.keys() - alive(found), key=lambda name: (name not in view.present, name))
     return HostStatus(
         host=host,
         seen=text(time.time()),
@@ -80,19 +88,20 @@ def host_status(host: str, view: View, seen: Seen, *, version: str, programs: st
         wireguard=seen.implementation,
         applied_revision=view.revision,
         ready_generation=view.ready_generation(connected(view, seen)),
-        peers={name: text(at) for name, at in sorted(handshakes(view, seen).items())},
+        connected=len(found) - len(apart),
+        unconnected=len(apart),
+        peers={name: text(found[name]) for name in sorted(apart[:MOST_UNCONNECTED])},
+        mtu=max((row.mtu for row in view.meshes), default=0),
     )
 
 
 def signature(view: View, seen: Seen) -> tuple[object, ...]:
     """What of the status is worth telling at once: who is connected, and how far
     new keys are."""
-    now = time.time()
-    alive = frozenset(h for h, at in handshakes(view, seen).items() if now - at < SESSION_LIFE)
     known = frozenset((row.interface, row.host) for row in view.peers)
     ready = view.ready_generation(connected(view, seen))
     keys = (view.cluster.mesh_generation, view.cluster.next_generation, ready)
-    return alive, known if view.rotating else (), keys
+    return alive(handshakes(view, seen)), known if view.rotating else (), keys
 
 
 def mesh_status(view: View, seen: Seen, rtt: Mapping[str, float]) -> MeshStatus:

@@ -48,6 +48,7 @@ PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 NEARLY_FULL = 0.9
 WARN_BEFORE = timedelta(days=14)  # a certificate's end
+NAMED = 5  # hosts in one sentence
 SHOWN = 100  # causes of one sort; a thousand lines help nobody
 
 NAMES: dict[type[Row], str] = {
@@ -188,8 +189,29 @@ def socket_group(config: DaemonConfig) -> Iterator[Problem]:
         )
 
 
+def mesh_mtus(engine: Engine) -> Iterator[Problem]:
+    """Hosts whose mesh takes longer or shorter packets than that of this one."""
+    own = engine.config.mesh.mtu
+    if engine.config.mesh.underlay == "none" or not own:
+        return
+    others: dict[int, list[str]] = {}
+    for name, status in sorted(engine.state.host_status.items()):
+        if name in engine.state.hosts and status.mtu not in (0, own):
+            others.setdefault(status.mtu, []).append(name)
+    for mtu, hosts in sorted(others.items()):
+        more = f" and {len(hosts) - NAMED} more" if len(hosts) > NAMED else ""
+        yield Problem(
+            "mesh MTU",
+            f"it is {own} here, and {mtu} on {', '.join(hosts[:NAMED])}{more}: packets that one "
+            "side sends may be too long for the other, and are lost on the way",
+            f"Set mesh.mtu = {min(own, *others)} on all hosts, and restart their daemons.",
+            Severity.WARNING,
+        )
+
+
 def shortcomings(engine: Engine) -> Iterator[Problem]:
     """What works, but not as it should."""
+    yield from mesh_mtus(engine)
     for name, mode in list(engine.netlink.uplinks.modes.items()):
         if mode == "generic" and engine.config.dataplane.xdp_mode == "auto":
             yield Problem(

@@ -41,6 +41,11 @@ class Index:
             return []
         return sorted(have) if isinstance(have, set) else [have]
 
+    def count(self, word: object) -> int:
+        """How many ids ``word`` has."""
+        have = self._ids.get(word)
+        return len(have) if isinstance(have, set) else int(have is not None)
+
     def __contains__(self, word: object) -> bool:
         return word in self._ids
 

@@ -328,14 +328,20 @@ class Host:
         return self.name
 
 
+MOST_UNCONNECTED = 20
+
+
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """What a host says about itself now and then. No row depends on it.
 
-    ``seen``: RFC 3339, UTC. ``peers``: host to the time of the last WireGuard
-    handshake with it, RFC 3339, "" for never. ``ready_generation``: the newest
-    generation of keys of which all devices and peers that are wanted at
-    ``applied_revision`` are in place, -1 for none.
+    ``seen``: RFC 3339, UTC. ``connected`` and ``unconnected`` count the hosts with
+    which it has a WireGuard session, or has none. ``peers``: some of the latter,
+    ``MOST_UNCONNECTED`` at most, to the time of the last handshake with each, RFC
+    3339, "" for never: all hosts hear of this record, again and again.
+    ``ready_generation``: the newest generation of keys of which all devices and
+    peers that are wanted at ``applied_revision`` are in place, -1 for none.
+    ``mtu``: of its mesh; 0 for a host without one.
     """
 
     kind: ClassVar[str] = "host_status"
@@ -347,7 +353,10 @@ class HostStatus:
     wireguard: str = ""  # "kernel", "wireguard-go" or ""
     applied_revision: int = 0
     ready_generation: int = -1
+    connected: int = 0
+    unconnected: int = 0
     peers: dict[str, str] = field(default_factory=dict)
+    mtu: int = 0
 
     @property
     def ident(self) -> str:

@@ -167,6 +167,14 @@ class State:
         """The machines of a host, by id."""
         return [self.machines[ident] for ident in self._machines_by_host[host]]
 
+    def count_machines_on(self, host: str) -> int:
+        """Without looking at each; from any thread."""
+        return self._machines_by_host.count(host)
+
+    def count_peers_at(self, host: str) -> int:
+        """Users' peers that connect to a host; from any thread."""
+        return self._peers_by_host.count(host)
+
     def machines_at(self, host: str, interface: str) -> list[Machine]:
         """The machines that claim an interface of a host: one, if all is well."""
         return [self.machines[ident] for ident in self._machines_by_interface[(host, interface)]]

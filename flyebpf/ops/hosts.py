@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flyebpf.config import DaemonConfig
@@ -22,6 +23,10 @@ from flyebpf.ops import machines, private, wireguard
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
 
+Occupants = Mapping[str, tuple[int, int]]
+"""Hosts to how many machines and users' peers each has."""
+
+NOBODY = (0, 0)
 _NAMED_IN_ERROR = 5
 
 
@@ -46,37 +51,45 @@ class Removed:
     peers: tuple[WireguardPeer, ...]
 
 
-def list_all(store: Store) -> list[HostView]:
-    """All hosts, by name."""
+def list_all(store: Store, occupants: Occupants | None = None) -> list[HostView]:
+    """All hosts, by name. Without ``occupants`` every machine is read to count
+    them, which takes seconds where there are many."""
     statuses = {status.host: status for status in every(store, HostStatus)}
     present = {record.host for record in every(store, Presence)}
-    of_machines, of_peers = _count(store, Machine.kind), _count(store, WireguardPeer.kind)
+    if occupants is None:
+        occupants = count_occupants(store)
     return [
         HostView(
             host,
             statuses.get(host.name),
             host.name in present,
-            of_machines[host.name],
-            of_peers[host.name],
+            *occupants.get(host.name, NOBODY),
         )
         for host in every(store, Host)
     ]
 
 
-def get(store: Store, name: str) -> HostView:
-    """One host; NotFoundError if there is none of that name."""
+def get(store: Store, name: str, occupants: Occupants | None = None) -> HostView:
+    """One host, as :func:`list_all`; NotFoundError if there is none of that name."""
     host = find(store, Host, names.host_name(name))
     tx = Tx(store)
+    if occupants is None:
+        occupants = count_occupants(store)
     return HostView(
         host,
         tx.get(HostStatus, host.name),
         tx.get(Presence, host.name) is not None,
-        len(every(store, Machine, host=host.name)),
-        len(every(store, WireguardPeer, host=host.name)),
+        *occupants.get(host.name, NOBODY),
     )
 
 
-def set_drained(store: Store, name: str, drained: bool) -> HostView:
+def count_occupants(store: Store) -> Occupants:
+    """Machines and users' peers of each host that has any."""
+    of_machines, of_peers = _count(store, Machine.kind), _count(store, WireguardPeer.kind)
+    return {name: (of_machines[name], of_peers[name]) for name in of_machines | of_peers}
+
+
+def set_drained(store: Store, name: str, drained: bool) -> None:
     """Give the host's machines no new flows and leave them out of answers
     (True), or undo that. Flows that there are go on."""
     ident = names.host_name(name)
@@ -87,7 +100,6 @@ def set_drained(store: Store, name: str, drained: bool) -> HostView:
             tx.put(replace(host, drained=drained))
 
     transact(store, action)
-    return get(store, ident)
 
 
 def remove(store: Store, config: DaemonConfig, name: str, *, force: bool = False) -> Removed:

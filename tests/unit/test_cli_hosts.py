@@ -83,18 +83,19 @@ def add_machine(cli: Cli) -> dict[str, Any]:
 
 def test_hosts_list(cli: Cli) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    cli.put(HostStatus("h1", now, version="0.9", peers={"h2": now}))
+    cli.put(HostStatus("h1", now, version="0.9", connected=1, mtu=1420))
+    cli.backend.known_handshakes = {"h2": now}
     header, one, two = cells(cli.ok("hosts list"))
     assert header[:4] == ["NAME", "ID", "REGION", "STATE"]
     assert one[:8] == [
         "h1", "80000001", "ams", "up", "wireguard", "192.0.2.1", "172.16.0.0/20",
         "fdaa:8000:1::1",
     ]  # fmt: skip
-    assert (one[9], one[-1]) == ("0.9", "-")
-    assert re.fullmatch(r"\d s ago", one[10])
+    assert (one[8], one[10], one[-1]) == ("1420", "0.9", "-")
+    assert re.fullmatch(r"\d s ago", one[11])
     assert two[:2] == ["h2", "80000002"]
-    assert two[9:11] == ["unknown", "never"]
-    assert re.fullmatch(r"\d s ago", two[11])
+    assert two[8:12] == ["-", "0", "unknown", "never"]
+    assert re.fullmatch(r"\d s ago", two[12])
     shown = {host["name"]: host for host in cli.json("hosts list")}
     assert shown["h2"]["handshake"] == now
     assert shown["h1"]["this"]
@@ -102,11 +103,16 @@ def test_hosts_list(cli: Cli) -> None:
 
 
 def test_hosts_show(cli: Cli) -> None:
-    cli.put(HostStatus("h2", "2020-01-01T00:00:00Z", kernel="6.1", peers={"h1": ""}))
+    cli.put(HostStatus("h2", "2020-01-01T00:00:00Z", kernel="6.1", unconnected=1, peers={"h1": ""}))
     text = cli.ok("hosts show h2")
-    for line in (r"ID +80000002", r"Kernel +6\.1", r"Seen +\d+ d ago", r"Handshakes +h1 never"):
+    for line in (
+        r"ID +80000002", r"Kernel +6\.1", r"Seen +\d+ d ago", r"No session with +h1 never",
+        r"Sessions +with 0 hosts, and none with 1",
+    ):  # fmt: skip
         assert re.search(f"^{line}$", text, re.MULTILINE), line
     assert cli.json("hosts show h2")["handshakes"] == {"h1": ""}
+    cli.backend.known_handshakes = {"h2": "2020-01-01T00:00:00Z"}
+    assert re.search(r"^Handshakes +h2 \d+ d ago$", cli.ok("hosts show h1"), re.MULTILINE)
 
 
 def test_draining(cli: Cli) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_rotation import Rotation, View
 from flyebpf.drivers.wireguard import Device, Peer
 from flyebpf.drivers.wireguard_keys import Keys
+from flyebpf.model.codec import encode
 from flyebpf.model.records import PEERS_KEY, Cluster, Host, HostStatus, Latency, Presence
 from flyebpf.model.rows import MeshPeerRow, MeshRow
 from flyebpf.ops import cluster
@@ -191,6 +193,42 @@ def test_news_are_peers_that_come_and_go_not_every_handshake(rig: Rig) -> None:
     assert fresh == mesh_status.signature(view, seen(now - 100))
     assert fresh != mesh_status.signature(view, seen(now - 200))
     assert fresh != mesh_status.signature(replace(view, failed={"fly0"}), seen(now))
+
+
+def crowd(rig: Rig, up: int, down: int) -> HostStatus:
+    """The status of a host with so many others, of which some have a session."""
+    view, now = rig.view(), time.time()
+    assert view is not None
+    names = [f"host{n:04}" for n in range(up + down)]
+    rows = tuple(replace(PEER, host=name, public_key=name) for name in names)
+    known = {
+        name: Peer(name, "192.0.2.2:51820", handshake=now - (10 if n < up else 1000))
+        for n, name in enumerate(names)
+    }
+    here = mesh_status.Seen("kernel", {"fly0": Device(b"", 51820, known)})
+    large = replace(view, peers=rows, present=frozenset(names[-3:]))
+    return mesh_status.host_status("h1", large, here, version="1", programs="abc")
+
+
+def test_a_status_does_not_grow_with_the_cluster(rig: Rig) -> None:
+    well, ill = crowd(rig, 999, 0), crowd(rig, 400, 599)
+    assert (well.connected, well.unconnected, well.peers) == (999, 0, {})
+    assert len(json.dumps(encode(well))) < 400
+    assert (ill.connected, ill.unconnected, len(ill.peers)) == (400, 599, 20)
+    assert set(ill.peers) >= {"host0996", "host0997", "host0998"}, "first, those that are there"
+    assert all(at.endswith("Z") for at in ill.peers.values())
+    assert len(json.dumps(encode(ill))) < 1500
+    assert ill.mtu == 1420
+
+
+def test_handshakes_are_known_here(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, now = rig.agent(), time.time()
+    assert agent.handshakes() == {}
+    monkeypatch.setattr(mesh_status, "look", lambda _reader, _names: seen(now))
+    view = rig.view()
+    assert view is not None
+    agent._state(view)
+    assert agent.handshakes() == {"h2": mesh_status.text(now)}
 
 
 def test_what_status_shows(rig: Rig) -> None:

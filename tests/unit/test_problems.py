@@ -13,10 +13,11 @@ import pytest
 
 from flyebpf.api.backend import Severity
 from flyebpf.bpf import loader
-from flyebpf.config import ApiConfig, DaemonConfig
+from flyebpf.config import ApiConfig, DaemonConfig, MeshConfig
 from flyebpf.daemon import problems
 from flyebpf.model.certificates import Certificate
 from flyebpf.model.roworder import ROW_ORDER
+from flyebpf.model.records import Host, HostStatus
 from flyebpf.model.rows import (
     InterfaceRow,
     NatRow,
@@ -26,6 +27,7 @@ from flyebpf.model.rows import (
     SettingsRow,
     SlotRow,
 )
+from flyebpf.model.state import State
 from flyebpf.reconcile.base import Failure
 
 
@@ -123,3 +125,28 @@ def test_a_group_that_does_not_exist(tmp_path: Path) -> None:
     assert "only root can use /run/x" in problem.message
     fine = DaemonConfig("h1", "ams", ("eth0",), api=ApiConfig("/run/x", "root"))
     assert list(problems.socket_group(fine)) == []
+
+
+def fleet(own: int, underlay: str = "wireguard", **mtus: int) -> Any:
+    state = State()
+    state.hosts.update({name: Host(name, 0, "ams", "") for name in ("h1", *mtus)})
+    state.host_status.update({n: HostStatus(n, "", mtu=mtu) for n, mtu in mtus.items()})
+    state.host_status["removed"] = HostStatus("removed", "", mtu=9000)
+    mesh = MeshConfig(underlay=underlay, mtu=own)
+    return SimpleNamespace(state=state, config=DaemonConfig("h1", "ams", (), mesh=mesh))
+
+
+def test_hosts_with_another_mtu_are_named() -> None:
+    (found,) = problems.mesh_mtus(fleet(1420, h2=1420, h3=1380, h4=0, h5=1380))
+    assert found.severity is Severity.WARNING
+    assert "1420 here, and 1380 on h3, h5:" in found.message
+    assert "mesh.mtu = 1380" in found.remedy
+    many = fleet(1420, **{f"h{n}": 8920 for n in range(10, 17)})
+    (found,) = problems.mesh_mtus(many)
+    assert "8920 on h10, h11, h12, h13, h14 and 2 more:" in found.message
+    assert "mesh.mtu = 1420" in found.remedy
+
+
+@pytest.mark.parametrize("here", [fleet(1420, h2=1420), fleet(0, "none", h2=1420)])
+def test_one_mtu_or_none_is_no_problem(here: Any) -> None:
+    assert list(problems.mesh_mtus(here)) == []

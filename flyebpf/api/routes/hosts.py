@@ -7,27 +7,28 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref
 from flyebpf.api.table import Handler, Route, items, page
-from flyebpf.model.records import HostStatus
 from flyebpf.ops import hosts, machines, rotation, tokens
-from flyebpf.ops.hosts import HostView
 
 ONE = "/v1/hosts/{host}"
 DEFAULT_MINUTES = 60
 
 
 def list_all(call: Call) -> object:
-    own = _handshakes(call)
-    return page([_view(call, view, own) for view in hosts.list_all(call.store)])
+    backend = call.backend
+    own, found = backend.handshakes(), hosts.list_all(call.store, backend.occupants())
+    return page([views.host(view, backend.config.host, own) for view in found])
 
 
 def get(call: Call) -> object:
-    return _view(call, hosts.get(call.store, call.path["host"]), _handshakes(call))
+    backend = call.backend
+    view = hosts.get(call.store, call.path["host"], backend.occupants())
+    return views.host(view, backend.config.host, backend.handshakes())
 
 
 def setting_drained(drained: bool) -> Handler:
     def handler(call: Call) -> object:
-        view = hosts.set_drained(call.store, call.path["host"], drained)
-        return _view(call, view, _handshakes(call))
+        hosts.set_drained(call.store, call.path["host"], drained)
+        return get(call)
 
     return handler
 
@@ -64,16 +65,6 @@ def start_rotation(call: Call) -> object:
 
 def finish_rotation(call: Call) -> object:
     return views.rotation(rotation.finish(call.store))
-
-
-def _handshakes(call: Call) -> dict[str, str]:
-    """This host's last handshake with each other one."""
-    status = views.Lookup(call.store).find(HostStatus, call.backend.config.host)
-    return status.peers if status else {}
-
-
-def _view(call: Call, view: HostView, own: dict[str, str]) -> object:
-    return views.host(view, call.backend.config.host, own.get(view.host.name, ""))
 
 
 ROUTES = (
