@@ -7,19 +7,19 @@ All methods but the properties are for one thread. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 from flyebpf import collector
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.mesh_rotation import View
-from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.bpf_maps import Image, MapsDriver
 from flyebpf.drivers.host_port import HostPortDriver
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
-from flyebpf.model.records import Machine
+from flyebpf.model.records import PLANNED, Machine
 from flyebpf.model.rows import (
     HostPortRow,
     HostRow,
@@ -39,7 +39,7 @@ from flyebpf.model.state import State, Update
 from flyebpf.plan.planner import Planner
 from flyebpf.reconcile.base import Driver
 from flyebpf.reconcile.reconciler import Reconciler
-from flyebpf.store.base import CompactedError, Store
+from flyebpf.store.base import CompactedError, Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 Owner = tuple[str, ...]
@@ -82,10 +82,23 @@ class Engine:
         self._store = store
         self._programs = programs
 
-    def is_image_of(self, revision: int) -> bool:
-        """Whether the kernel holds what an earlier daemon, with this
-        configuration and these programs, made of the store's ``revision``."""
-        return self.maps.applied() == self._mark(revision)
+    def is_image(self) -> bool:
+        """Whether the kernel holds what an earlier daemon, with this configuration
+        and these programs, made of what the store holds now. What nothing is
+        planned from may have changed.
+
+        Where as many records are there as were then, and none was written since,
+        they are the same ones."""
+        image = self.maps.applied()
+        if image is None:
+            return False
+        try:
+            extents = self._store.extents(sorted(PLANNED))
+        except StoreUnavailableError:
+            return False
+        counts = {kind: extent.count for kind, extent in extents.items()}
+        newest = max(extent.newest for extent in extents.values())
+        return newest <= image.revision and image == self._image(image.revision, counts)
 
     def serves_uplinks(self) -> bool:
         """Whether the present programs are on every uplink. An interface that
@@ -103,9 +116,11 @@ class Engine:
         that made them may have died before that."""
         return self.maps.applied() is not None
 
-    def _mark(self, revision: int) -> int:
-        text = f"{revision} {self._programs} {self.config!r}"
-        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    def _image(self, revision: int, counts: Mapping[str, int]) -> Image:
+        """``counts``: of the records of each kind in PLANNED."""
+        text = f"{revision} {sorted(counts.items())} {self._programs} {self.config!r}"
+        digest = blake2b(text.encode(), digest_size=8).digest()
+        return Image(int.from_bytes(digest, "little"), revision)
 
     def load(self) -> None:
         """Take the whole state from the store and plan everything."""
@@ -202,9 +217,10 @@ class Engine:
     def _note(self) -> None:
         """Tell the next daemon what the kernel holds, so that it is ready sooner."""
         revision = self.state.revision
+        image = self._image(revision, self.state.stored(PLANNED))
         try:
-            if revision != self.applied_revision or not self.is_image_of(revision):
-                self.maps.set_applied(self._mark(revision))
+            if self.maps.applied() != image:
+                self.maps.set_applied(image)
         except FlyebpfError as error:
             log.warning("the next start will take longer: %s", error.message)
         self.applied_revision = revision

@@ -174,7 +174,7 @@ class Daemon:
         an earlier daemon left it so, else after the first full pass."""
         warm = (
             not self._generation.new_maps
-            and self._engine.is_image_of(self._store.revision())
+            and self._engine.is_image()
             and self._engine.serves_uplinks()
         )
         on_signals(
@@ -192,6 +192,8 @@ class Daemon:
         if self._metrics is not None:
             self._metrics.start()
         how = self._generation.origin
+        if not self._engine.loaded:
+            how += ", nothing has changed"
         log.info(
             "ready after %.2f s, programs %s %s",
             time.monotonic() - self._begun,

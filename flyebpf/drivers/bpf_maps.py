@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flyebpf.bpf.maps import flow_buckets, vm_buckets
 from flyebpf.config import DataplaneConfig
@@ -43,6 +44,16 @@ from flyebpf.model.rows import (
 from flyebpf.reconcile.base import Failure
 
 APPLIED_KEY = b"applied".ljust(16, b"\0")
+REVISION_KEY = b"applied revision".ljust(16, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the maps were made of: the store's ``revision``, and 64 bits that say
+    what else (and which revision, as the two are not written at once)."""
+
+    mark: int
+    revision: int
 
 
 class MapsDriver:
@@ -189,18 +200,21 @@ class MapsDriver:
             "names": (self._names.used(), size["names"]),
         }
 
-    def applied(self) -> int | None:
+    def applied(self) -> Image | None:
         """What :meth:`set_applied` noted, or None."""
-        value = self._maps["ids"].lookup(APPLIED_KEY)
-        return VALUE.unpack(value)[2] if value else None
+        found = [self._maps["ids"].lookup(key) for key in (APPLIED_KEY, REVISION_KEY)]
+        mark, revision = (VALUE.unpack(value)[2] if value else 0 for value in found)
+        return Image(mark, revision) if found[0] else None
 
-    def set_applied(self, mark: int | None) -> None:
-        """Note in the kernel what (64 bits) these maps are the image of; None:
-        unknown. It lives and dies with the maps."""
-        if mark is None:
-            self._maps["ids"].delete(APPLIED_KEY)
-        else:
-            self._maps["ids"].update(APPLIED_KEY, VALUE.pack(0, IdKind.APPLIED, mark))
+    def set_applied(self, image: Image | None) -> None:
+        """Note in the kernel what these maps are the image of; None: unknown. It
+        lives and dies with the maps."""
+        ids = self._maps["ids"]
+        if image is None:
+            ids.delete(APPLIED_KEY)
+            return
+        for key, value in ((APPLIED_KEY, image.mark), (REVISION_KEY, image.revision)):
+            ids.update(key, VALUE.pack(0, IdKind.APPLIED, value))
 
 
 def service_ids(maps: Mapping[str, MapLike], capacity: int) -> ServiceIds:

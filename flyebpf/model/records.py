@@ -496,3 +496,6 @@ BOOKKEEPING: frozenset[str] = frozenset(
     cls.kind for cls in (PrivateAddress, Interface, Pool, Released, JoinToken)
 )
 """Kinds that only allocation reads; no plan depends on them."""
+
+PLANNED: frozenset[str] = frozenset(KINDS) - BOOKKEEPING - {HostStatus.kind}
+"""Kinds that rows depend on."""

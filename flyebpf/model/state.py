@@ -8,6 +8,7 @@ allocation, and machines carry the same addresses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -294,6 +295,11 @@ class State:
                     (self._peers_by_address, (record.host, record.address)),
                 )
         return ()
+
+    def stored(self, kinds: Iterable[str]) -> dict[str, int]:
+        """Records of each kind in the store, those that cannot be used too."""
+        unusable = Counter(kind for kind, _ in self.quarantined)
+        return {kind: len(self._tables[kind]) + unusable[kind] for kind in kinds}
 
     def counts(self) -> Mapping[str, int]:
         """Usable records of each kind."""

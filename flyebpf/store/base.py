@@ -9,7 +9,7 @@ concurrent writers, also those on other hosts.
 from __future__ import annotations
 
 import builtins  # `list` is a method here
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,6 +75,15 @@ class Change:
     body: Json | None
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many records of a kind there are, and the revision of the one that was
+    written last; 0 where there is none."""
+
+    count: int = 0
+    newest: int = 0
+
+
 class GuardFailedError(FlyebpfError):
     """Somebody else wrote a guarded record first: read again and retry."""
 
@@ -108,6 +117,9 @@ class Store(Protocol):
     def snapshot(self) -> tuple[int, Iterator[Entry]]:
         """Every record by kind and id, and the revision that this is the state
         at. What is written meanwhile is not in it."""
+
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        """Of each of ``kinds``, all at one moment; without reading the records."""
 
     def commit(self, transaction: Transaction) -> int:
         """Apply it and return its revision, or raise GuardFailedError.

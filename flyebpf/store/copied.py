@@ -10,9 +10,9 @@ follows the changes is told to take a new snapshot.
 from __future__ import annotations
 
 import builtins  # `list` is a method here
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from flyebpf.store.base import Change, Entry, Store, StoreUnavailableError, Transaction
+from flyebpf.store.base import Change, Entry, Extent, Store, StoreUnavailableError, Transaction
 from flyebpf.store.etcd import EtcdStore
 from flyebpf.store.sqlitecopy import Copy
 
@@ -52,6 +52,11 @@ class CopiedStore:
             return self._copy.revision() or 0, self._copy.list()
         revision, entries = self._store.snapshot()
         return revision, self._copy.replaced(revision, entries)
+
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        if self.from_copy():
+            return self._copy.extents(kinds)
+        return self._store.extents(kinds)
 
     def commit(self, transaction: Transaction) -> int:
         return self._store.commit(transaction)
@@ -94,6 +99,9 @@ class ReadCopy:
 
     def snapshot(self) -> tuple[int, Iterator[Entry]]:
         return self.revision(), self._copy.list()
+
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        return self._copy.extents(kinds)
 
     def commit(self, transaction: Transaction) -> int:
         raise StoreUnavailableError("a copy of the store cannot be written", "try again later")

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import builtins  # `list` is a method here
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flyebpf.config import EtcdConfig
 from flyebpf.store.base import (
     Change,
     Entry,
+    Extent,
     Json,
     Put,
     StoreUnavailableError,
@@ -71,6 +72,28 @@ class EtcdStore:
         revision, entries = self._range(self._keys.records)
         self._feed.read_at(revision)
         return revision, entries
+
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        prefixes = [self._keys.kind(kind) for kind in kinds]
+        looks = [
+            {
+                "request_range": {
+                    "key": encode(prefix),
+                    "range_end": encode(end_of(prefix)),
+                    "sort_order": "DESCEND",
+                    "sort_target": "MOD",
+                    "limit": "1",
+                    "keys_only": True,
+                }
+            }
+            for prefix in prefixes
+        ]
+        answer = self._members.read("/kv/txn", {"success": looks})
+        ranges = [one["response_range"] for one in answer["responses"]]
+        return {
+            kind: Extent(int(found.get("count", 0)), revision_of(found))
+            for kind, found in zip(kinds, ranges, strict=True)
+        }
 
     def commit(self, transaction: Transaction) -> int:
         """As the protocol says. Raises InvalidError where it is more than etcd

@@ -24,6 +24,7 @@ from flyebpf.store.base import (
     CompactedError,
     Delete,
     Entry,
+    Extent,
     Guard,
     GuardFailedError,
     Json,
@@ -37,6 +38,7 @@ from flyebpf.store.bodies import from_text, may_be_unwritable, to_text
 CHANGES_KEPT = 20_000
 _POLL_SECONDS = 0.5  # how late changes by other processes are seen
 _PIECE = 1_000  # records of a snapshot that are decoded at once
+EXTENTS = "SELECT kind, count(*), max(revision) FROM records GROUP BY kind"
 _COMPACT_SLACK = 1.1  # so that compaction deletes many changes at once
 
 
@@ -95,6 +97,11 @@ class SqliteStore:
             cursor = connection.execute(query)
             while rows := cursor.fetchmany(_PIECE):
                 yield from _entries(rows)
+
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        with self._reading():
+            rows = self._reader.execute(EXTENTS).fetchall()
+        return extents_of(rows, kinds)
 
     def commit(self, transaction: Transaction) -> int:
         check_writes(transaction)
@@ -247,6 +254,12 @@ def _unavailable(operation: str, path: Path, error: Exception) -> UnavailableErr
         sqlite3.SQLITE_IOERR: "check the disk and the kernel's log",
     }.get(code, "restore it from a copy, or move it away to start empty")
     return StoreUnavailableError(f"cannot {operation} the state file {path}: {error}", remedy)
+
+
+def extents_of(rows: Sequence[tuple[str, int, int]], kinds: Sequence[str]) -> dict[str, Extent]:
+    """What EXTENTS answered, for these kinds."""
+    found = {kind: Extent(count, newest) for kind, count, newest in rows}
+    return {kind: found.get(kind, Extent()) for kind in kinds}
 
 
 def _entries(rows: Sequence[tuple[str, str, str, int]]) -> list[Entry]:

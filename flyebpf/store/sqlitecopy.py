@@ -16,9 +16,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from flyebpf.store.base import Change, Entry
+from flyebpf.store.base import Change, Entry, Extent
 from flyebpf.store.bodies import from_text, to_text
+from flyebpf.store.sqlite import EXTENTS, extents_of
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,11 @@ class Copy:
                 rows = self._rows(query + " WHERE kind = ?" + order, kind)
         return (_entry(*row) for row in rows)
 
+    def extents(self, kinds: Sequence[str]) -> dict[str, Extent]:
+        """As :meth:`flyebpf.store.base.Store.extents`."""
+        with self._lock:
+            return extents_of(self._rows(EXTENTS), kinds)
+
     def apply(self, changes: Iterable[Change]) -> None:
         """What came after :meth:`revision`; older changes are left out."""
         with self._lock:
@@ -140,7 +147,7 @@ class Copy:
                 self._connection.close()
                 self._connection = None
 
-    def _rows(self, query: str, *values: str) -> builtins.list[tuple[str, str, str, int]]:
+    def _rows(self, query: str, *values: str) -> builtins.list[Any]:
         if self._connection is None:
             return []
         try:

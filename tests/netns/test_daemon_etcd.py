@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import pytest
 
 from flyebpf.bpf.loader import prepare_bpffs
 from flyebpf.errors import FlyebpfError
+from flyebpf.model.codec import encode
+from flyebpf.model.records import AnyRecord, HostStatus, Latency
+from flyebpf.store.base import Put, Transaction
+from flyebpf.store.etcd import EtcdStore
 from tests.etcdrig import EtcdCluster, etcd
 from tests.netns.driver_rig import namespace, sh
 from tests.netns.test_daemon_life import Daemon, edge_program
@@ -103,4 +108,22 @@ def test_etcd_comes_and_goes(site: Site) -> None:
     deadline = time.monotonic() + 10
     while (status := daemon.status())["applied_revision"] != status["store_revision"]:
         assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+    starts_warm_after(site, HostStatus("h2", "2026-01-01T00:00:00Z"), warm=True)
+    starts_warm_after(site, Latency("h2", "fra", {"ams": 8000}), warm=False)
+
+
+def starts_warm_after(site: Site, record: AnyRecord, *, warm: bool) -> None:
+    """The daemon's next start when another host has written meanwhile. A heartbeat
+    changes nothing in the kernel."""
+    site.daemon.end(signal.SIGKILL)
+    with closing(EtcdStore(site.cluster.config())) as other:
+        other.commit(Transaction((), (Put(record.kind, record.ident, encode(record)),)))
+    site.daemon.start()
+    last = site.daemon.log.read_text().rpartition("ready after")[2]
+    assert ("nothing has changed" in last.partition("\n")[0]) == warm
+    deadline = time.monotonic() + 10
+    while site.daemon.status()["applied_revision"] < site.daemon.status()["store_revision"]:
+        assert time.monotonic() < deadline
         time.sleep(0.05)

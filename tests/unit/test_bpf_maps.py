@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from flyebpf.bpf import layout
+from flyebpf.drivers.bpf_maps import Image
 from flyebpf.drivers.link import Link
 from flyebpf.drivers.map_ranges import RangeKey
 from flyebpf.drivers.segments import QUARANTINE
@@ -463,9 +464,10 @@ class TestPools:
 
 def test_the_applied_mark_survives_the_driver(rig: Rig) -> None:
     assert rig.driver.applied() is None
-    rig.driver.set_applied(2**64 - 1)
+    image = Image(2**64 - 1, 2**63 - 1)
+    rig.driver.set_applied(image)
     after = rig.reborn()
-    assert after.driver.applied() == 2**64 - 1
+    assert after.driver.applied() == image
     assert after.drift(*WORLD) == []
     after.driver.set_applied(None)
     assert rig.driver.applied() is None

@@ -17,16 +17,18 @@ from flyebpf.api.backend import Severity
 from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.problems import problems
-from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.bpf_maps import Image, MapsDriver
 from flyebpf.drivers.link import Link
 from flyebpf.errors import KernelError
 from flyebpf.flytoml import parse
 from flyebpf.model.codec import encode
+from flyebpf.model.records import HostStatus, JoinToken, Presence
 from flyebpf.model.rows import HostPortRow, InterfaceRow, NatRow, Row, UplinkRow
 from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs
+from flyebpf.ops.transact import transact
 from flyebpf.plan import maglev
 from flyebpf.reconcile.base import Failure
-from flyebpf.store.base import Put, Transaction
+from flyebpf.store.base import Delete, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.fakes_maps import SMALL, FakeMap, fake_maps, slots_by_ifindex
 
@@ -185,11 +187,43 @@ def test_changes_are_taken_in(rig: Rig) -> None:
 
 
 def test_the_next_daemon_knows_that_nothing_changed(rig: Rig) -> None:
-    revision = rig.store.revision()
-    assert rig.start().is_image_of(revision)
-    assert not rig.start(replace(CONFIG, domain="other.test")).is_image_of(revision)
+    assert rig.start().is_image()
+    assert not rig.start(replace(CONFIG, domain="other.test")).is_image()
     rig.machine("tap9")
-    assert not rig.start().is_image_of(rig.store.revision())
+    assert not rig.start().is_image()
+    rig.engine.catch_up()
+    assert rig.start().is_image()
+
+
+def test_what_nothing_is_planned_from_makes_no_other_image(rig: Rig) -> None:
+    """Other hosts say all the time how they are; tokens come and go."""
+    for turn in range(3):
+        transact(rig.store, lambda tx, turn=turn: tx.put(HostStatus("h2", f"2026-01-0{turn}")))  # type: ignore[misc]
+    transact(rig.store, lambda tx: tx.put(JoinToken("ab", "2026-01-01")))
+    assert rig.start().is_image()
+    transact(rig.store, lambda tx: tx.delete(HostStatus, "h2"))
+    assert rig.start().is_image()
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["a record", "a damaged one"])
+def test_a_record_that_went_makes_another_image(rig: Rig, good: bool) -> None:
+    """None that is there was written since."""
+    body = encode(Presence("h2")) if good else {"host": "somebody"}
+    rig.store.commit(Transaction((), (Put(Presence.kind, "h2", body),)))
+    rig.engine.catch_up()
+    assert rig.start().is_image()
+    rig.store.commit(Transaction((), (Delete(Presence.kind, "h2"),)))
+    assert not rig.start().is_image()
+    rig.engine.catch_up()
+    assert rig.start().is_image()
+
+
+def test_a_mark_that_was_written_by_half_counts_for_nothing(rig: Rig) -> None:
+    image = rig.engine.maps.applied()
+    assert image is not None
+    rig.engine.maps.set_applied(replace(image, revision=image.revision + 1))
+    assert not rig.start().is_image()
+    assert rig.start().maps_filled()
 
 
 def test_maps_that_nobody_has_filled_to_the_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +250,10 @@ def dies(pairs: object) -> None:
 def test_a_configuration_that_was_begun_and_taken_back(rig: Rig) -> None:
     """The daemon dies while it applies the other one."""
     rig.engine.reconfigure(replace(CONFIG, uplinks=("eth1",)))
-    assert not rig.start().is_image_of(rig.store.revision())
+    assert not rig.start().is_image()
     rig.engine.reconfigure(CONFIG)
     rig.engine.sync()
-    assert rig.start().is_image_of(rig.store.revision())
+    assert rig.start().is_image()
 
 
 def test_an_uplink_without_its_programs_is_seen(rig: Rig) -> None:
@@ -233,7 +267,7 @@ def test_an_uplink_without_its_programs_is_seen(rig: Rig) -> None:
 def test_a_mark_that_cannot_be_written_stops_nothing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(mark: int | None) -> None:
+    def refuse(image: Image | None) -> None:
         raise KernelError("write the map ids")
 
     monkeypatch.setattr(rig.engine.maps, "set_applied", refuse)

@@ -16,8 +16,8 @@ from flyebpf.bpf import loader
 from flyebpf.config import ApiConfig, DaemonConfig, MeshConfig
 from flyebpf.daemon import problems
 from flyebpf.model.certificates import Certificate
-from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.model.records import Host, HostStatus
+from flyebpf.model.roworder import ROW_ORDER
 from flyebpf.model.rows import (
     InterfaceRow,
     NatRow,

@@ -21,6 +21,7 @@ from flyebpf.store.base import (
     CompactedError,
     Delete,
     Entry,
+    Extent,
     Guard,
     GuardFailedError,
     Put,
@@ -69,6 +70,20 @@ def store(make_store: MakeStore) -> Store:
 def snapshot(store: Store) -> tuple[int, list[Entry]]:
     revision, entries = store.snapshot()
     return revision, list(entries)
+
+
+def test_how_many_there_are_and_the_newest(make_store: MakeStore) -> None:
+    store, other = make_store(), make_store()
+    assert store.extents(["thing", "org"]) == {"thing": Extent(), "org": Extent()}
+    put(store, "a", "b", "c")
+    second = put(other, "b")
+    beside = store.commit(Transaction(writes=(Put("things", "x", {}),)))  # a longer name
+    assert store.extents(["thing", "org"]) == {"thing": Extent(3, second), "org": Extent()}
+    assert store.extents(["things"]) == {"things": Extent(1, beside)}
+    store.commit(Transaction(writes=(Delete("thing", "a"),)))
+    assert other.extents(["thing"]) == {"thing": Extent(2, second)}
+    store.commit(Transaction(writes=(Delete("thing", "b"),)))
+    assert 0 < other.extents(["thing"])["thing"].newest < second
 
 
 def put(store: Store, *names: str, value: int = 0) -> int:

@@ -15,6 +15,7 @@ from flyebpf.store.base import (
     CompactedError,
     Delete,
     Entry,
+    Extent,
     Put,
     StoreUnavailableError,
     Transaction,
@@ -54,6 +55,22 @@ def put(store: CopiedStore, name: str, value: int = 0) -> int:
 def everything(store: CopiedStore) -> tuple[int, list[Entry]]:
     revision, entries = store.snapshot()
     return revision, list(entries)
+
+
+def test_extents_are_known_without_etcd(cluster: EtcdCluster, open_store: Open) -> None:
+    store = open_store()
+    put(store, "a")
+    newest = put(store, "b")
+    everything(store)
+    wanted = {"thing": Extent(2, newest), "org": Extent()}
+    assert store.extents(["thing", "org"]) == wanted
+    store.close()
+    cluster.end()
+    again = open_store()
+    assert again.extents(["thing", "org"]) == wanted
+    remembered = again.remembered()
+    assert remembered is not None
+    assert remembered.extents(["thing", "org"]) == wanted
 
 
 @pytest.mark.parametrize("meanwhile", [True, False], ids=["written meanwhile", "untouched"])
