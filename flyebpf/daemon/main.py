@@ -191,9 +191,8 @@ class Daemon:
         self._stack.callback(self._api.stop)
         if self._metrics is not None:
             self._metrics.start()
-        how = self._generation.origin
-        if not self._engine.loaded:
-            how += ", nothing has changed"
+        news = "" if self._engine.loaded else ", nothing has changed"
+        how = f"{self._generation.origin}{news}"
         log.info(
             "ready after %.2f s, programs %s %s",
             time.monotonic() - self._begun,
