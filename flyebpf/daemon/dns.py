@@ -110,6 +110,7 @@ def process_config(config: DaemonConfig, state: State) -> ProcessConfig:
         (NAMESERVER, *nameservers(state, config.host)),
         user=config.dns.user,
         server=ServerConfig(forward, latency=config.mesh.latency),
+        log=config.log,
     )
 
 

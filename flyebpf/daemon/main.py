@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from flyebpf import collector, configfile
+from flyebpf import collector, configfile, logs
 from flyebpf.api.backend import Problem
 from flyebpf.api.server import ApiServer, listen
 from flyebpf.bpf import loader
 from flyebpf.bpf.loader import Origin
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import logs, mesh_setup, notify, stores
+from flyebpf.daemon import mesh_setup, notify, stores
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flyebpf.config import LogConfig
 from flyebpf.dns.forward import ForwardConfig
 from flyebpf.dns.limits import LimitsConfig
 from flyebpf.dns.server import ServerConfig
@@ -44,13 +45,15 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class ProcessConfig:
     """``socket``: path of the unix socket. ``addresses``: to listen on. ``user``:
-    whose rights the process has after it has opened them; "" keeps its own."""
+    whose rights the process has after it has opened them; "" keeps its own.
+    ``log``: as the daemon's."""
 
     socket: str
     addresses: tuple[str, ...]
     port: int = 53
     user: str = "nobody"
     server: ServerConfig = field(default_factory=ServerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -68,7 +71,8 @@ class ProcessConfig:
             tuple(server["latency"]),
         )
         values["addresses"] = tuple(values["addresses"])
-        return cls(server=made, **values)
+        log = LogConfig(**values.pop("log"))
+        return cls(server=made, log=log, **values)
 
     def digest(self) -> str:
         """Of this configuration and of the code that would serve it: a process

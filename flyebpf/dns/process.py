@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flyebpf import collector
+from flyebpf import collector, logs
 from flyebpf.dns import frames
 from flyebpf.dns.asker import Asker
 from flyebpf.dns.server import Server, Sockets
@@ -32,7 +32,7 @@ from flyebpf.dns.view import View
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
 from flyebpf.model.codec import decode
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flyebpf.dns.process")  # as a script its name is another
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 _SWITCH = 0.001  # seconds after which a thread that reads a long answer gives way
 _DRAIN = 0.2  # seconds in which queries that have come in are answered at the end
@@ -237,15 +237,14 @@ def drop_rights(user: str) -> None:
 
 
 def main() -> int:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="level=%(levelname)s part=dns msg=%(message)r"
-    )
+    config = frames.ProcessConfig.from_json(sys.argv[1])
+    logs.setup(config.log)
     sys.setswitchinterval(_SWITCH)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, meant for the daemon
     try:
-        asyncio.run(serve(frames.ProcessConfig.from_json(sys.argv[1])))
+        asyncio.run(serve(config))
     except FlyebpfError as error:
-        log.error("%s", error)
+        log.error("%s", "; ".join(filter(None, (error.message, error.remedy))))
         return 1
     return 0
 

@@ -26,6 +26,8 @@ from flyebpf.store.base import Store
 
 _NUMBERS = 256
 _KEEPALIVE = 15  # seconds
+PRIVATE_ZONES = ("internal", "flycast")
+"""What only a private network's server knows, besides reverse names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ def _config_text(peer: WireguardPeer, network: Network, gateway: Host, private: 
         key,
         f"Address = {own_address(peer)}/120",
         f"DNS = {sixpn.network_nameserver(network.number)}",
+        *_split_dns(network.number),
         "",
         "[Peer]",
         f"PublicKey = {gateway.keys[PEERS_KEY]}",
@@ -194,6 +197,31 @@ def _config_text(peer: WireguardPeer, network: Network, gateway: Host, private: 
         f"PersistentKeepalive = {_KEEPALIVE}",
     )
     return "\n".join(lines) + "\n"
+
+
+def _split_dns(number: int) -> Sequence[str]:
+    """How a computer asks for private names alone, and its own resolvers for the
+    rest: every system says it otherwise, so these are comments."""
+    server = sixpn.network_nameserver(number)
+    zones = (*PRIVATE_ZONES, _reverse_zone(number))
+    linux = " ".join(f"~{zone}" for zone in zones)
+    windows = ",".join(f"'.{zone}'" for zone in zones)
+    return (
+        "# With this line all names are asked of the private network's server, which knows",
+        "# the world's names too. To ask it for private names alone, take the line out, and",
+        "# Linux (systemd-resolved): add here",
+        f"#   PostUp = resolvectl dns %i {server}; resolvectl domain %i {linux}",
+        f"# macOS: sudo mkdir -p /etc/resolver; for zone in {' '.join(zones)};",
+        f'#   do echo "nameserver {server}" | sudo tee /etc/resolver/$zone; done',
+        "# Windows (PowerShell, as administrator):",
+        f"#   Add-DnsClientNrptRule -Namespace {windows} -NameServers {server}",
+    )
+
+
+def _reverse_zone(number: int) -> str:
+    """Of a network's addresses, without a dot at its end."""
+    digits = IPv6Network(sixpn.network_prefix(number)).network_address.exploded.replace(":", "")
+    return ".".join(reversed(digits[:12])) + ".ip6.arpa"
 
 
 def _endpoint(address: str, port: int) -> str:

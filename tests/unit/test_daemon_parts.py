@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from flyebpf import logs
 from flyebpf.config import DaemonConfig, DataplaneConfig, PoolsConfig
-from flyebpf.daemon import logs, notify
+from flyebpf.daemon import notify
 from flyebpf.daemon.lock import StateLock
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher
 from flyebpf.daemon.reload import merge

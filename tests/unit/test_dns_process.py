@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from flyebpf.config import LogConfig
 from flyebpf.dns import frames
 from flyebpf.dns.client import DnsClient
 from flyebpf.dns.forward import ForwardConfig
@@ -91,6 +97,7 @@ def test_configurations_survive_json(config: frames.ProcessConfig) -> None:
             LimitsConfig(rate=5.5, burst=7),
             ("ams fra 8",),
         ),
+        log=LogConfig("debug", "json"),
     )
     assert frames.ProcessConfig.from_json(full.to_json()) == full
     assert full.digest() == frames.ProcessConfig.from_json(full.to_json()).digest()
@@ -193,6 +200,26 @@ def test_what_cannot_start_says_why(config: frames.ProcessConfig, tmp_path: Path
     client.close()
     with pytest.raises(UnavailableError, match="does not answer"):
         client.metrics()
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_it_logs_as_the_daemon_does(config: frames.ProcessConfig, form: str) -> None:
+    missing = replace(config, socket="/nowhere/dns.sock", log=LogConfig(format=form))
+    command = [sys.executable, "-m", "flyebpf.dns.process", missing.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    if form == "json":
+        fields = json.loads(line)
+    else:
+        fields = dict(word.split("=", 1) for word in shlex.split(line))
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:]{8}\.\d{3}Z", fields.pop("time"))
+    assert fields == {
+        "level": "error",
+        "part": "dns.process",
+        "msg": "DNS cannot make its socket /nowhere/dns.sock: No such file or directory"
+        "; see that its folder exists",
+    }
 
 
 def test_a_process_that_knows_nothing_is_silent(daemon: Daemon) -> None:

@@ -15,13 +15,14 @@ import pytest
 import flyebpf
 
 ROOT = Path(flyebpf.__file__).parent
-ANYBODY = {"errors", "config", "collector"}
+ANYBODY = {"errors", "config", "collector", "logs"}
 
 # What each part may import, besides itself and what anybody may.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "collector": set(),
+    "logs": set(),
     "model": set(),
     "dns": {"model"},
     "flytoml": {"model", "tomllines"},

@@ -41,7 +41,8 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def test_the_configuration_is_that_of_the_contract(store: SqliteStore) -> None:
     made = wireguard.create(store, H2, "laptop", "acme")
     (private,) = re.findall("^PrivateKey = (.*)$", made.config, re.MULTILINE)
-    assert made.config.splitlines()[2:] == [
+    lines = made.config.splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
         "[Interface]",
         f"PrivateKey = {private}",
         "Address = fdaa:0:1:8000:2:0:a:2/120",
@@ -60,6 +61,25 @@ def test_the_configuration_is_that_of_the_contract(store: SqliteStore) -> None:
     assert peer.public_key == wireguardkeys.public_half(base64.b64decode(private))
     everything = json.dumps([entry.body for entry in store.snapshot()[1]])
     assert private not in everything
+
+
+def test_split_dns_is_explained_where_it_is_set(store: SqliteStore) -> None:
+    """To be taken as they are: each system's line with the server and all zones."""
+    lines = wireguard.create(store, H2, "laptop", "acme", network="back").config.splitlines()
+    at = lines.index("DNS = fdaa:0:2::3")
+    help_text = lines[at + 1 : lines.index("")]
+    assert all(line.startswith("# ") and len(line) < 160 for line in help_text)
+    reverse = "2.0.0.0.0.0.0.0.a.a.d.f.ip6.arpa"
+    text = "\n".join(help_text)
+    assert (
+        "#   PostUp = resolvectl dns %i fdaa:0:2::3; "
+        f"resolvectl domain %i ~internal ~flycast ~{reverse}"
+    ) in help_text
+    assert f"for zone in internal flycast {reverse};" in text
+    assert (
+        f"Add-DnsClientNrptRule -Namespace '.internal','.flycast','.{reverse}'"
+        " -NameServers fdaa:0:2::3"
+    ) in text
 
 
 def test_a_key_of_the_users_own(store: SqliteStore) -> None:
