@@ -13,6 +13,8 @@ MODULES = (
     "chain",
     "forward",
     "dnsanswer",
+    "knot",
+    "dns",
     "maglev",
     "plan",
     "cluster",

@@ -82,7 +82,8 @@ class Daemon:
 
 def link_of(name: str) -> Link:
     """An interface for every name."""
-    return Link(int(name.removeprefix("tap")) + 10 if name != "eth0" else 2, bytes(6), True)
+    number = int(name.removeprefix("tap")) + 10 if name.startswith("tap") else 2
+    return Link(number, bytes(6), True)
 
 
 def restarts(daemon: Daemon) -> Iterator[Machine]:

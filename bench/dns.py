@@ -8,7 +8,10 @@ each of those answers, which does not depend on what else runs on the machine.
 *p50*, *p99*: of a generator that sends 5,000 queries a second evenly and counts
 waiting for its turn as the server's; meanwhile generator and server have real-time
 priority, so that the figures are theirs and not those of what else runs.
-``dnsperf`` is Debian's.
+*reconcile*: a machine that stops or starts, planned and written to real maps
+(:mod:`bench.apply`), while nobody asks and while dnsperf asks 5,000 times a second.
+``dnsperf`` is Debian's, installed
+if it is not there.
 """
 
 from __future__ import annotations
@@ -17,24 +20,33 @@ import os
 import random
 import re
 import select
+import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.rig import report
+from bench import apply
+from bench.plan import timed
+from bench.rig import install, report, require_root
+from flyebpf.bpf.libbpf import Map
+from flyebpf.bpf.maps import map_specs
 from flyebpf.dns import frames, wire, zone
 from flyebpf.dns.asker import Asker
 from flyebpf.dns.forward import ForwardConfig
 from flyebpf.dns.limits import LimitsConfig
 from flyebpf.dns.server import ServerConfig
 from flyebpf.dns.view import View
+from flyebpf.model.codec import encode
 from flyebpf.model.records import AnyRecord, App, Host, Network
 from flyebpf.model.sixpn import HOST_BIT, machine_address
+from flyebpf.store.base import Entry
 from tests.dns_rig import machine, question
 from tests.netns.dns_net import Client, DnsNet
 
@@ -42,6 +54,7 @@ SIZES = ((1, 1), (1_000, 100_000))  # networks, machines; an app each
 SECONDS = 3.0
 RATE = 5_000
 CHANGES = 500
+SERVICES, REPEATS = 1_000, 10
 HOSTS = 10
 UNLIMITED = LimitsConfig(
     rate=1e7,
@@ -128,9 +141,7 @@ def most(client: Client, names: Path, pid: int, *options: str) -> tuple[float, f
         *("-l", str(SECONDS), "-c", "8", "-q", "64", *options),
     )
     used = cpu(pid) - before
-    match = re.search(r"Queries completed: +(\d+)", done.stdout)
-    assert match is not None, done.stdout
-    count = int(match[1])
+    count = int(found_in(r"Queries completed: +(\d+)", done.stdout))
     return count / SECONDS, used / count * 1e6
 
 
@@ -215,8 +226,10 @@ def queries(networks: int, machines: int) -> dict[str, tuple[list[tuple[str, str
     return found
 
 
-def served(net: DnsNet, networks: int, machines: int) -> tuple[dict[str, Any], list[Any]]:
-    """What feeding costs, and a row for each case."""
+def served(
+    net: DnsNet, networks: int, machines: int
+) -> tuple[dict[str, Any], list[Any], list[list[object]]]:
+    """What feeding costs, a row for each case, and what is reconciled beside it."""
     path = str(net.directory / f"dns{machines}.sock")
     config = frames.ProcessConfig(
         path, ("::",), server=ServerConfig(ForwardConfig((RESOLVER,)), UNLIMITED)
@@ -243,35 +256,73 @@ def served(net: DnsNet, networks: int, machines: int) -> tuple[dict[str, Any], l
             with precedence(0, child.pid):
                 p50, p99, lost = waits(client, messages)
         rows.append((f"{case}, {machines:,} names", rate, used, 1e6 / used, p50, p99, lost))
+    names.write_text("app0.internal AAAA\n")
+    beside = reconciling(client, names) if machines == 1 else []
     connection.close()
     net.end(child)
-    return feeding, rows
+    return feeding, rows, beside
+
+
+def reconciling(client: Client, names: Path) -> list[list[object]]:
+    """ms from a change of a machine to the maps, without and beside queries."""
+    maps = {spec.name: Map.create(spec) for spec in map_specs(apply.CONFIG.dataplane)}
+    found = apply.records(SERVICES, SERVICES)
+    daemon = apply.Daemon([Entry(r.kind, r.ident, encode(r), 1) for r in found], maps)
+    daemon.full()
+    command = ["dnsperf", "-s", "fdaa::3", "-a", client.address, "-d", str(names)]
+    rows: list[list[object]] = []
+    for rate in (0, RATE):
+        shown = "0"
+        load = client.start(*command, "-l", "60", "-Q", str(rate)) if rate else None
+        time.sleep(0.5)
+        times = []
+        for record in chain.from_iterable(apply.restarts(daemon) for _ in range(REPEATS)):
+            time.sleep(0.0005)
+            times.append(timed(partial(daemon.change, record)))
+        if load is not None:
+            load.send_signal(signal.SIGINT)
+            output = load.communicate(timeout=20)[0]
+            shown = found_in(r"Queries per second: +([\d.]+)", output)
+        p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
+        rows.append([shown, statistics.median(times), p99, max(times)])
+    for opened in maps.values():
+        opened.close()
+    return rows
+
+
+def found_in(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match is not None, text
+    return match[1]
 
 
 def main() -> None:
+    require_root()
+    install("dnsperf")
     views = [view_of(*size) for size in SIZES]
     feedings: list[dict[str, Any]] = []
     rows: list[Any] = []
+    beside: list[list[object]] = []
     with tempfile.TemporaryDirectory(prefix="flyebpf-bench-") as folder:
         net = DnsNet(Path(folder), {"vm": machine_address(1, HOST_BIT | 1, 16)})
         try:
             net.spawn("tests.dns_resolver", RESOLVER, "53")
             for size in SIZES:
-                feeding, found = served(net, *size)
+                feeding, found, reconciled = served(net, *size)
                 feedings.append(feeding)
                 rows += found
+                beside += reconciled
         finally:
             net.close()
     report("names in memory", list(views[0]), [list(view.values()) for view in views])
     report("fed to the process", list(feedings[0]), [list(f.values()) for f in feedings])
     columns = ["case", "most/s", "cpu us", "per core/s", "p50 ms", "p99 ms", "lost"]
     report("answers", columns, rows)
+    report("reconcile, ms", ["queries/s beside it", "median", "p99", "longest"], beside)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except FileNotFoundError as error:
-        raise SystemExit(f"{error.filename} is missing: apt install dnsperf") from error
     except subprocess.SubprocessError as error:
         raise SystemExit(str(error)) from error

@@ -177,6 +177,13 @@ def addr(ip: str) -> Any:
     return layout.Addr(*([0] * 10), 0xFF, 0xFF, *parts)
 
 
+def install(package: str) -> None:
+    """Debian's package of a peer, by the project's own installer, which starts no
+    service."""
+    script = 'set -euo pipefail; . scripts/lib.sh; packages=("$1"); install_packages >&2'
+    subprocess.run(["bash", "-c", script, "install", package], cwd=HERE.parent, check=True)
+
+
 def require_root() -> None:
     if os.geteuid() != 0:
         sys.exit("benchmarks of BPF programs need root: run with sudo")

@@ -77,6 +77,12 @@ class Client:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
 
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """A command that goes on; its output can be read from it."""
+        pipe = subprocess.PIPE
+        argv = ["ip", "netns", "exec", self.namespace, *command]
+        return subprocess.Popen(argv, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
 
 def is_silent(sock: socket.socket, seconds: float = 0.3) -> bool:
     return not select.select([sock], [], [], seconds)[0]
