@@ -17,27 +17,34 @@ from prometheus_client.metrics_core import Metric
 
 from flyebpf.dns.metrics import BUCKETS
 
+KERNEL = ("AAAA", "NOERROR", "kernel")
+"""All that the programs at machines' interfaces answer: type, rcode, path."""
 
-def dns(found: Mapping[str, Any] | None) -> Iterator[Metric]:
-    """``found``: None while the process is not there."""
+
+def dns(found: Mapping[str, Any] | None, in_kernel: int) -> Iterator[Metric]:
+    """``found``: None while the process is not there. ``in_kernel``: queries that
+    the programs have answered."""
     yield GaugeMetricFamily(
         "flyebpf_dns_up", "Whether the DNS process answers the daemon.", int(found is not None)
     )
-    if found is None:
-        return
     queries = CounterMetricFamily(
         "flyebpf_dns_queries",
-        "Queries that the DNS process answered. path: internal, cache, stale, forwarded, refused.",
+        "Queries that were answered. path: kernel, or of the DNS process: internal, cache,"
+        " stale, forwarded, refused.",
         labels=("type", "rcode", "path"),
     )
-    for kind, rcode, path, count in found["queries"]:
+    queries.add_metric(KERNEL, in_kernel)
+    for kind, rcode, path, count in found["queries"] if found else ():
         queries.add_metric((kind, rcode, path), count)
+    yield queries
+    if found is None:
+        return
     events = CounterMetricFamily(
         "flyebpf_dns_events", "What else the DNS process counts.", labels=("what",)
     )
     for what, count in found["counts"].items():
         events.add_metric((what,), count)
-    yield from (queries, events, seconds(found))
+    yield from (events, seconds(found))
     yield from gauges(found)
 
 

@@ -39,9 +39,6 @@ class Measured(Backend, Protocol):
     def fences(self) -> Mapping[str, tuple[int, int]]:
         """Packets and bytes by counter of the nftables rules."""
 
-    def dns(self) -> Mapping[str, Any] | None:
-        """What the DNS process counts; None while it is not there."""
-
     def reconciling(self) -> Mapping[str, float]:
         """``failures``, ``drift_repaired``, ``last_sync_seconds``,
         ``last_full_seconds``."""
@@ -156,7 +153,7 @@ class Collector:
         yield from usage(status)
         yield from meshmetrics.mesh(status.mesh)
         yield from meshmetrics.users(self._backend.peers())
-        yield from dnsmetrics.dns(self._backend.dns())
+        yield from dnsmetrics.dns(self._backend.dns(), self._backend.counts().get("dns_answer", 0))
         yield GaugeMetricFamily(
             "flyebpf_store_revision", "Last revision of the store.", status.store_revision
         )

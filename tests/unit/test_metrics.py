@@ -53,6 +53,9 @@ class Measured(FakeBackend):
     def dns(self) -> Mapping[str, Any] | None:
         return DNS
 
+    def counts(self) -> Mapping[str, int]:
+        return {"dns_answer": 9}
+
     def reconciling(self) -> Mapping[str, float]:
         return {
             "failures": 1,
@@ -117,6 +120,7 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
     lines = text.splitlines()
     for expected in (
         "flyebpf_dns_up 1.0",
+        'flyebpf_dns_queries_total{path="kernel",rcode="NOERROR",type="AAAA"} 9.0',
         'flyebpf_dns_queries_total{path="internal",rcode="NOERROR",type="TXT"} 4.0',
         'flyebpf_dns_events_total{what="malformed"} 2.0',
         'flyebpf_dns_seconds_bucket{le="0.0001",path="internal"} 3.0',
