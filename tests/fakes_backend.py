@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flyebpf.api import server
 from flyebpf.api.backend import (
@@ -37,6 +39,13 @@ CONFIG = DaemonConfig(
 )
 
 
+DNS: dict[str, Any] = {
+    "names": {"networks": 1, "apps": 2, "machines": 3, "peers": 0, "flycast": 0},
+    "counts": {"faults": 0},
+    "upstreams": [["192.0.2.53:53", 0.01, 0]],
+    "revision": 7,
+}
+
 WEB = DigAnswer(
     "NOERROR",
     ("QR", "AA", "RD", "RA"),
@@ -51,6 +60,7 @@ WEB = DigAnswer(
 class FakeBackend:
     """Implements :class:`flyebpf.api.backend.Backend`; tests set what it says.
 
+    ``answers``: by name and type, before ``dig_answer``.
     ``lag``: how many revisions the kernel is behind; it shrinks by one with
     every look at the status, so that waiting for it ends.
     """
@@ -70,6 +80,9 @@ class FakeBackend:
     crash: Exception | None = None
     asked: tuple[int, str, str, bool] | None = None
     dig_answer: DigAnswer = WEB
+    answers: dict[tuple[str, str], DigAnswer] = field(default_factory=dict)
+    dns_says: dict[str, Any] | None = field(default_factory=lambda: deepcopy(DNS))
+    names_used: int = 3
 
     def status(self) -> DaemonStatus:
         if self.crash is not None:
@@ -94,6 +107,7 @@ class FakeBackend:
                 "services": Fill(63, 64, "dataplane.services"),
                 "flows": Fill(10, 1024, "dataplane.flows", sampled=True),
                 "machines": Fill(0, 64, "dataplane.machines"),
+                "names": Fill(self.names_used, 1000, "dataplane.names"),
                 "maglev_entries": Fill(64, 64, "dataplane.maglev_entries"),
             },
         )
@@ -126,7 +140,10 @@ class FakeBackend:
 
     def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
         self.asked = (network, name, type, tcp)
-        return self.dig_answer
+        return self.answers.get((name, type), self.dig_answer)
+
+    def dns(self) -> Mapping[str, Any] | None:
+        return self.dns_says
 
     def counts(self) -> Mapping[str, int]:
         return {"passed": 12, "flow_new": 3}

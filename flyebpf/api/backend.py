@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from flyebpf.config import DaemonConfig
 from flyebpf.store.base import Store
@@ -265,6 +265,10 @@ class Backend(Protocol):
     def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
         """What a machine of a network (by its number) gets from the DNS server.
         Raises InvalidError for what cannot be asked, UnavailableError."""
+
+    def dns(self) -> Mapping[str, Any] | None:
+        """What the DNS process counts (``dns.process.Control.metrics``); None while
+        it does not answer."""
 
     def counts(self) -> Mapping[str, int]:
         """The other counts (:class:`flyebpf.model.reasons.Count`), by name."""

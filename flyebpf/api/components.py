@@ -186,6 +186,17 @@ COMPONENTS: dict[str, Schema] = {
             "sampled": boolean("`used` is an estimate."),
         }
     ),
+    "Finding": obj(
+        {
+            "check": string("Its name, which stays the same."),
+            "state": string(
+                "warning: works, but not as it should; skipped: nothing to look at.",
+                enum=["ok", "warning", "failed", "skipped"],
+            ),
+            "message": string("What was found, and the cause of what is wrong."),
+            "remedy": string("What to do; may be empty."),
+        }
+    ),
     "Problem": obj(
         {
             "object": string(),

@@ -34,6 +34,7 @@ COMMANDS = {
     "dig": Lazy(
         "flyebpf.cli.dig:dig", "Ask this host's DNS server, as a machine of a network would."
     ),
+    "doctor": Lazy("flyebpf.cli.doctor:doctor", "Look for what is wrong, and say what to do."),
     "drops": Lazy("flyebpf.cli.drops:drops", "Show dropped packets by reason."),
     "daemon": Lazy("flyebpf.cli.daemon:daemon", "Run the host's daemon."),
     "lab": Lazy("flyebpf.lab.cli:lab", "Run a small region on this machine."),
@@ -65,6 +66,7 @@ def root(ctx: click.Context, socket: str) -> None:
     \b
     To try it on this machine:   sudo flyebpf lab up
     To see how this host is:     flyebpf status
+    To find out what is wrong:   flyebpf doctor -a APP
     To bring an app up:          orgs create, apps create, machines add, deploy
 
     Every command has --help.

@@ -61,6 +61,8 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
         "/v1/networks", "/v1/apps", "/v1/apps/web", "/v1/machines", one, f"{one}/environment",
         f"{one}/hosts", "/v1/services", "/v1/addresses", "/v1/apps/web/deployment",
         "/v1/dns?name=web.internal&type=AAAA&tcp=1",
+        "/v1/doctor",
+        "/v1/doctor?app=web",
     ):  # fmt: skip
         web.ok("GET", target)
     web.ok("POST", "/v1/reload")

@@ -9,6 +9,7 @@ from flyebpf.api.routes import (
     certificates,
     deployments,
     dns,
+    doctor,
     host,
     hosts,
     machines,
@@ -30,4 +31,5 @@ ROUTES: tuple[Route, ...] = (
     *certificates.ROUTES,
     *wireguard.ROUTES,
     *dns.ROUTES,
+    *doctor.ROUTES,
 )
