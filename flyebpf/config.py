@@ -98,6 +98,14 @@ class DnsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """``engine``: what serves ports with handlers, shared addresses and Flycast:
+    "envoy", or "none" where nothing does; the same on all hosts."""
+
+    engine: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     socket: str = "/run/flyebpf/api.sock"
     group: str = "flyebpf"
@@ -133,6 +141,7 @@ class DaemonConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     etcd: EtcdConfig = field(default_factory=EtcdConfig)
     dns: DnsConfig = field(default_factory=DnsConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -36,6 +36,7 @@ CHOICES = {
     "dataplane.xdp_mode": ("auto", "native", "generic"),
     "mesh.underlay": ("none", "wireguard", "plain"),
     "mesh.return_path": ("direct", "edge"),
+    "proxy.engine": ("none",),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("logfmt", "json"),
 }
@@ -127,6 +128,7 @@ def check_choices(config: DaemonConfig) -> Iterator[Problem]:
         "dataplane.xdp_mode": config.dataplane.xdp_mode,
         "mesh.underlay": config.mesh.underlay,
         "mesh.return_path": config.mesh.return_path,
+        "proxy.engine": config.proxy.engine,
         "log.level": config.log.level,
         "log.format": config.log.format,
     }

@@ -14,7 +14,7 @@ from flyebpf.api.components import COMPONENTS
 from flyebpf.api.routes import ROUTES
 from flyebpf.api.schema import check
 from flyebpf.api.table import ERROR_SCHEMA, Route
-from flyebpf.config import EtcdConfig
+from flyebpf.config import EtcdConfig, ProxyConfig
 from flyebpf.model.records import PEERS_KEY, Host
 from flyebpf.ops.transact import Tx, transact
 from tests.fakes_backend import FakeBackend
@@ -107,6 +107,13 @@ def machine_body(number: int = 1, **more: object) -> dict[str, object]:
 def certificate_body(hostname: str = "www.example.com", **more: object) -> dict[str, object]:
     chain_pem, key_pem = chain("*.example.com")
     return {"hostname": hostname, "certificate": chain_pem, "key": key_pem, **more}
+
+
+def use_proxy(api: Api) -> None:
+    """Let the host that answers have a proxy and a pool of shared addresses."""
+    config = api.backend.config
+    pools = replace(config.pools, shared_v4=("192.0.2.8/30",))
+    api.backend.config = replace(config, pools=pools, proxy=ProxyConfig("envoy"))
 
 
 def make_cluster(api: Api) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flyebpf.config import DaemonConfig, PoolsConfig, PrivateConfig
+from flyebpf.config import DaemonConfig, PoolsConfig, PrivateConfig, ProxyConfig
 from flyebpf.model.records import PEERS_KEY, Host, Presence
 from flyebpf.ops import apps, cluster, orgs
 from flyebpf.ops.transact import Tx, transact
@@ -16,13 +16,21 @@ from flyebpf.store.sqlite import SqliteStore
 
 
 def config(
-    *, pool: str = "203.0.113.0/24", block: str = "172.16.0.0/20", host: str = "h1"
+    *,
+    pool: str = "203.0.113.0/24",
+    shared: str = "",
+    block: str = "172.16.0.0/20",
+    host: str = "h1",
+    engine: str = "none",
 ) -> DaemonConfig:
     return DaemonConfig(
         host=host,
         region="ams",
         uplinks=("eth0",),
-        pools=PoolsConfig(anycast_v4=(pool,) if pool else ()),
+        pools=PoolsConfig(
+            anycast_v4=(pool,) if pool else (), shared_v4=(shared,) if shared else ()
+        ),
+        proxy=ProxyConfig(engine),
         private=PrivateConfig(block=block),
     )
 

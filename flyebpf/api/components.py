@@ -20,6 +20,7 @@ from flyebpf.api.schema import (
 from flyebpf.model.records import AddressKind, MachineState
 
 BYTES = "L3 bytes."
+ALLOCATED = (AddressKind.V4, AddressKind.SHARED_V4, AddressKind.PRIVATE_V6)
 
 COMPONENTS: dict[str, Schema] = {
     **CLUSTER,
@@ -89,7 +90,13 @@ COMPONENTS: dict[str, Schema] = {
             "created": string("RFC 3339, UTC."),
         }
     ),
-    "AddressAllocate": obj({"type": string(enum=[AddressKind.V4.value])}),
+    "AddressAllocate": obj(
+        {"type": string(enum=[kind.value for kind in ALLOCATED])},
+        {
+            "network": string("Of private_v6: where callers are; default: the app's network."),
+            "org": string("Whose network; default: the app's organization."),
+        },
+    ),
     "AddressRelease": obj({"addresses": array(string(), minItems=1)}),
     "Counters": obj(
         {
@@ -125,6 +132,7 @@ COMPONENTS: dict[str, Schema] = {
         {
             "strict": boolean("Unknown keys are errors."),
             "public_ips": boolean("Allocate addresses on the first deployment; default true."),
+            "flycast": boolean("Allocate a Flycast address instead, if the app has none."),
         },
     ),
     "ConfigReport": obj({"app": string(), "services": integer(), "warnings": array(string())}),

@@ -187,7 +187,7 @@ def address(record: Address, lookup: Lookup) -> Json:
     }
     if record.network:  # a Flycast address is on its callers' network, not on the app's
         owner = lookup.find(App, record.app)
-        org = owner.org if owner else ""
+        org = record.org or (owner.org if owner else "")
         called = network_fields(lookup.find(Network, f"{org}/{record.network}"))
         return {**shown, **called, "org": org, "network": record.network}
     return {**shown, **place}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,15 +18,24 @@ from flyebpf.errors import InvalidError
 @options.config_option
 @click.option("--strict", is_flag=True, help="Refuse keys that are not known.")
 @click.option("--no-public-ips", is_flag=True, help="Allocate no address on the first deployment.")
+@click.option("--flycast", is_flag=True, help="Allocate a Flycast address in place of public ones.")
 @options.json_option
 def deploy(
-    app: str | None, config_path: str, strict: bool, no_public_ips: bool, as_json: bool
+    *,
+    app: str | None,
+    config_path: str,
+    strict: bool,
+    no_public_ips: bool,
+    flycast: bool,
+    as_json: bool,
 ) -> None:
     """Put a fly.toml into force for an app: its services take effect at once.
 
     The app must exist (`apps create`); it can be reached when it has an address
-    (`ips allocate-v4`) and a machine (`machines add`). Services with handlers
-    need the proxy and are refused. The smallest file that does something:
+    (`ips allocate-v4`) and a machine (`machines add`). The first time, an app with
+    port 80 [http] or 443 [http, tls] gets a shared IPv4 address by itself. Services
+    with handlers need the proxy (`proxy.engine`); without it they are refused. The
+    smallest file that does something:
 
     \b
     app = "web"
@@ -36,7 +46,9 @@ def deploy(
     """
     text = options.read_config(config_path)
     name = options.need_app(app, config_path)
-    body = {"config": text, "strict": strict, "public_ips": not no_public_ips}
+    body: dict[str, Any] = {"config": text, "strict": strict, "public_ips": not no_public_ips}
+    if flycast:
+        body["flycast"] = True
     try:
         report = options.api().post(path("apps", name, "deployments"), body)
     except ApiError as error:

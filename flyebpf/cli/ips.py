@@ -12,10 +12,15 @@ from flyebpf.api.client import path
 from flyebpf.cli import options, output
 from flyebpf.cli.lazy import Group
 
-TYPES = {"v4": "dedicated v4", "shared_v4": "shared v4", "private_v6": "private v6"}
+TYPES = {
+    "v4": "dedicated v4",
+    "v6": "dedicated v6",
+    "shared_v4": "shared v4",
+    "private_v6": "private v6 (Flycast)",
+}
 
 
-@click.group(cls=Group, help="Manage an app's public addresses.")
+@click.group(cls=Group, help="Manage an app's addresses.")
 def ips() -> None:
     pass
 
@@ -51,14 +56,42 @@ def _print_table(found: Sequence[dict[str, Any]]) -> None:
 
 @ips.command(name="allocate-v4")
 @options.app_option
+@click.option("--shared", is_flag=True, help="One that other apps have too.")
 @options.json_option
-def allocate_v4(app: str | None, as_json: bool) -> None:
-    """Give the app an IPv4 address of its own.
+def allocate_v4(app: str | None, shared: bool, as_json: bool) -> None:
+    """Give the app an IPv4 address of its own, or a shared one.
 
     It is taken from the operator's pools (`status` shows what is left), and the
-    app keeps it until it is released. An app can have several.
+    app keeps it until it is released. An app can have several of its own, and one
+    that is shared. A shared one carries port 80 with the handlers [http], 443 with
+    [http, tls], and others with tls, by the host name that clients ask for.
     """
-    address = options.api().post(path("apps", options.need_app(app), "addresses"), {"type": "v4"})
+    _allocate(app, {"type": "shared_v4" if shared else "v4"}, as_json)
+
+
+@ips.command(name="allocate-v6")
+@options.app_option
+@click.option("--private", is_flag=True, help="A Flycast address, on a private network.")
+@click.option("--network", metavar="NETWORK", help="Where callers are; default: the app's own.")
+@options.org_option()
+@options.json_option
+def allocate_v6(
+    *, app: str | None, private: bool, network: str | None, org: str | None, as_json: bool
+) -> None:
+    """Give the app a Flycast address: a private one that leads to its services.
+
+    It can be called from one network alone, through the proxy: the app's own, or
+    with --network and --org the one that they name. An app has one on each.
+    """
+    if not private:
+        given = "--network and --org are" if network or org else "a public IPv6 address is"
+        raise click.UsageError(f"{given} not to be had: give --private for a Flycast address.")
+    body = {"type": "private_v6", "network": network, "org": org}
+    _allocate(app, {name: value for name, value in body.items() if value is not None}, as_json)
+
+
+def _allocate(app: str | None, body: dict[str, Any], as_json: bool) -> None:
+    address = options.api().post(path("apps", options.need_app(app), "addresses"), body)
     if as_json:
         output.print_json(address)
     else:

@@ -26,7 +26,7 @@ COMMANDS = {
     "deploy": Lazy("flyebpf.cli.deploy:deploy", "Put a fly.toml into force for an app."),
     "config": Lazy("flyebpf.cli.config:config", "Check an app's fly.toml."),
     "services": Lazy("flyebpf.cli.services:services", "Show services and their traffic."),
-    "ips": Lazy("flyebpf.cli.ips:ips", "Manage an app's public addresses."),
+    "ips": Lazy("flyebpf.cli.ips:ips", "Manage an app's addresses."),
     "certs": Lazy("flyebpf.cli.certs:certs", "Manage the certificates of apps' host names."),
     "wireguard": Lazy(
         "flyebpf.cli.wireguard:wireguard", "Let users' computers into private networks."

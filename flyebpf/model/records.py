@@ -210,10 +210,19 @@ class Deployment:
         return self.app
 
 
+def shared_ident(address: str, app: str) -> str:
+    """The id of an app's record of a shared address."""
+    return f"{address}/{app}"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """An allocated address; its id is the address itself, so that two owners
-    of one address cannot exist."""
+    of one address cannot exist. A shared one has a record for each app.
+
+    ``network`` and ``org``: of a Flycast address, where its callers are; an ``org``
+    of "" is the app's.
+    """
 
     kind: ClassVar[str] = "address"
     address: str
@@ -222,9 +231,12 @@ class Address:
     network: str = ""
     region: str = "global"
     created: str = ""  # RFC 3339, UTC
+    org: str = ""
 
     @property
     def ident(self) -> str:
+        if self.type is AddressKind.SHARED_V4:
+            return shared_ident(self.address, self.app)
         return self.address
 
 

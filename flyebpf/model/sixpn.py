@@ -17,6 +17,9 @@ HOST_BIT = 1 << 31
 """Set in every host's number and in no network's, so that they never collide
 in the mesh form of an address."""
 
+FLYCAST_HOST = 1
+"""The host field of Flycast addresses; no host has it, as HOST_BIT is not set."""
+
 PEER_MACHINE = 10
 """The machine field of users' WireGuard peers; machines start at 16."""
 HOST_SUFFIX = 1
@@ -73,6 +76,18 @@ def host_address(host: int) -> str:
     if not HOST_BIT <= host < _U32:
         raise ValueError(f"host number {host} is not in 2^31..2^32-1")
     return str(IPv6Address(PREFIX << 112 | host << 80 | HOST_SUFFIX))
+
+
+def flycast_address(network: int, number: int) -> str:
+    """A Flycast address, ``fdaa:<net>:0:1::<number>``, canonical text.
+
+    Raises ValueError for numbers that are out of range.
+    """
+    if not 0 < network < HOST_BIT:
+        raise ValueError(f"network number {network} is not in 1..2^31-1")
+    if not 0 < number < _U32:
+        raise ValueError(f"Flycast number {number} is not in 1..2^32-1")
+    return str(IPv6Address(PREFIX << 112 | network << 80 | FLYCAST_HOST << 48 | number))
 
 
 def network_nameserver(network: int) -> str:

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public addresses of apps, from the operator's pools."""
+"""Addresses of apps: public ones from the operator's pools, Flycast ones on
+private networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ExhaustedError, InvalidError, NotFoundError, UnavailableError
-from flyebpf.model import names
-from flyebpf.model.records import Address, AddressKind, App
+from flyebpf.model import names, shared
+from flyebpf.model.records import Address, AddressKind, App, Deployment, shared_ident
 from flyebpf.ops import pools
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
+
+POOLED = frozenset((AddressKind.V4, AddressKind.V6, AddressKind.EGRESS))
+"""Kinds of which each address has one owner and rests when it is released."""
 
 
 def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
@@ -38,12 +43,87 @@ def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
                 f"the pool pools.anycast_v4 ({', '.join(cidrs)}) has no free address",
                 "release one (`flyebpf ips release`) or add a pool to the daemon's configuration",
             )
-        address = Address(text, app, AddressKind.V4, created=_now())
+        address = Address(text, app, AddressKind.V4, created=now())
         tx.put(address)
         tx.touch(owner)  # so that destroying the app at the same time sees the address
         return address
 
     return transact(store, action)
+
+
+def allocate_shared_v4(store: Store, config: DaemonConfig, app: str) -> Address:
+    """A shared Anycast IPv4 address for the app; the one that it has, if it has.
+
+    Raises UnavailableError when there is no pool or no proxy, and InvalidError
+    when the app's deployment has services, and none that a shared address carries.
+    """
+    app = names.app_name(app)
+    need_proxy(config, "a shared IPv4 address")
+    _need_shared_pool(config)
+
+    def action(tx: Tx) -> Address:
+        owner = tx.require(App, app)
+        deployment = tx.get(Deployment, app)
+        if deployment is not None:
+            refuse_nothing_carried(deployment)
+        address = share(tx, config, app)
+        tx.touch(owner)  # so that destroying the app at the same time sees the address
+        return address
+
+    return transact(store, action)
+
+
+def _need_shared_pool(config: DaemonConfig) -> None:
+    if not config.pools.shared_v4:
+        raise UnavailableError(
+            "no pool of shared IPv4 addresses is configured",
+            "add one to `pools.shared_v4` in the daemon's configuration, or give the app one of "
+            "its own: flyebpf ips allocate-v4",
+        )
+
+
+def need_proxy(config: DaemonConfig, what: str) -> None:
+    """Raises UnavailableError where no proxy runs."""
+    if config.proxy.engine == "none":
+        raise UnavailableError(
+            f"{what} needs the proxy, which does not run here",
+            'set proxy.engine = "envoy" in the configuration of all hosts',
+        )
+
+
+def share(tx: Tx, config: DaemonConfig, app: str) -> Address:
+    """The app's shared address, given to it in this transaction if it has none.
+
+    The app's name says which one of the pools: no place has to be kept, and apps
+    are spread evenly.
+    """
+    for address in every(tx.store, Address, app=app, type=AddressKind.SHARED_V4.value):
+        if (current := tx.get(Address, address.ident)) is not None:
+            return current
+    blocks = [pools.routed(cidr) for cidr in config.pools.shared_v4]
+    place = int.from_bytes(blake2b(app.encode(), digest_size=8).digest(), "big")
+    place %= sum(block.count for block in blocks)
+    for block in blocks:
+        if place < block.count:
+            break
+        place -= block.count
+    address = Address(block[place], app, AddressKind.SHARED_V4, created=now())
+    tx.put(address)
+    return address
+
+
+def refuse_nothing_carried(deployment: Deployment) -> None:
+    """Raises InvalidError for services of which a shared address carries none."""
+    services = deployment.services
+    if not services or shared.carried(services):
+        return
+    found = "; ".join(f"{where}: {why}" for where, why in shared.misfits(services))
+    app = deployment.app
+    raise InvalidError(
+        f"a shared IPv4 address carries no service of app {app}: {found}",
+        f"change the handlers and deploy again, or give the app an address of its own: "
+        f"flyebpf ips allocate-v4 -a {app}",
+    )
 
 
 def list_all(store: Store, app: str | None = None) -> list[Address]:
@@ -77,17 +157,19 @@ def release(store: Store, app: str, addresses: Sequence[str]) -> list[Address]:
 
 def remove(tx: Tx, address: Address) -> None:
     """Free an address in this transaction, if it is still the same app's."""
-    current = tx.get(Address, address.address)
+    current = tx.get(Address, address.ident)
     if current is None or current.app != address.app:
         return
-    tx.delete(Address, address.address)
-    pools.give_back(tx, address.type, address.address)
+    tx.delete(Address, address.ident)
+    if address.type in POOLED:
+        pools.give_back(tx, address.type, address.address)
 
 
 def _owned(tx: Tx, app: str, text: str) -> Address:
-    address = tx.get(Address, text)
-    if address is not None and address.app == app:
-        return address
+    for ident in (text, shared_ident(text, app)):
+        address = tx.get(Address, ident)
+        if address is not None and address.app == app:
+            return address
     # No guess at what was meant: taken up, it would release another address.
     raise NotFoundError(
         f"app {app!r} does not have the address {text}; nothing was released",
@@ -95,5 +177,6 @@ def _owned(tx: Tx, app: str, text: str) -> Address:
     )
 
 
-def _now() -> str:
+def now() -> str:
+    """RFC 3339, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

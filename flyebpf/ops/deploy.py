@@ -6,14 +6,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import InvalidError
 from flyebpf.flytoml import ParsedConfig
-from flyebpf.model import names
-from flyebpf.model.records import Address, App, Deployment, Machine, Service
+from flyebpf.model import names, shared
+from flyebpf.model.records import (
+    Address,
+    AddressKind,
+    App,
+    Deployment,
+    Machine,
+    Network,
+    Service,
+)
+from flyebpf.ops import addresses, certificates
+from flyebpf.ops import flycast as private
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
+
+PUBLIC = frozenset((AddressKind.V4, AddressKind.SHARED_V4, AddressKind.V6))
+"""Kinds of addresses at which the internet reaches an app."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +54,25 @@ def deploy(
     parsed: ParsedConfig,
     *,
     public_ips: bool = True,
+    flycast: bool = False,
 ) -> DeployResult:
     """Make ``parsed`` the app's deployment, one version above its last one.
 
-    The addresses that a first deploy allocates by itself (contract, section 9)
-    are those of apps with ``http`` or ``tls`` handlers, which need the proxy;
-    other apps get theirs by ``ips allocate-v4``, and a warning until then,
-    unless ``public_ips`` is False. Raises InvalidError "needs the proxy" for
-    handlers, and NotFoundError when there is no such app.
+    A first deploy of an app without public addresses, of which a shared address
+    carries port 80 or 443, allocates one (contract, section 9), unless
+    ``public_ips`` is False. ``flycast``: a Flycast address on the app's own network
+    instead. Other apps get theirs by ``ips allocate-v4``, and a warning until then.
+    Raises InvalidError for handlers where no proxy runs and for services that an
+    address of the app cannot carry, and NotFoundError when there is no such app.
     """
     app = names.app_name(app)
-    _refuse_what_needs_the_proxy(app, parsed.services)
+    if config.proxy.engine == "none":
+        _refuse_what_needs_the_proxy(app, parsed.services)
+    if flycast:
+        addresses.need_proxy(config, "a Flycast address")
 
-    def action(tx: Tx) -> Deployment:
-        tx.require(App, app)
+    def action(tx: Tx) -> tuple[Deployment, list[Address]]:
+        owner = tx.require(App, app)
         last = tx.get(Deployment, app)
         deployment = Deployment(
             app,
@@ -63,12 +82,46 @@ def deploy(
             processes=parsed.processes,
             version=last.version + 1 if last else 1,
         )
+        before = every(tx.store, Address, app=app)
+        given: list[Address] = []
+        if flycast:
+            given.append(_flycast(tx, owner, deployment))
+        elif last is None and public_ips:
+            given += _first_addresses(tx, config, deployment, before)
+        _check(deployment, before)
+        certificates.keep_self_signed(tx, config, app, deployment.services, datetime.now(UTC))
         tx.put(deployment)
-        return deployment
+        tx.touch(owner)  # so that allocating at the same time sees the services
+        return deployment, [address for address in given if address not in before]
 
-    deployment = transact(store, action)
-    warnings = (*parsed.warnings, *_warnings(store, deployment, public_ips))
-    return DeployResult(deployment, (), warnings)
+    deployment, given = transact(store, action)
+    warnings = (*parsed.warnings, *_warnings(store, deployment, public_ips and not flycast))
+    return DeployResult(deployment, tuple(given), warnings)
+
+
+def _flycast(tx: Tx, owner: App, deployment: Deployment) -> Address:
+    private.check(deployment)
+    place = tx.require(Network, f"{owner.org}/{owner.network}")
+    return private.give(tx, owner, place)
+
+
+def _first_addresses(
+    tx: Tx, config: DaemonConfig, deployment: Deployment, before: Sequence[Address]
+) -> list[Address]:
+    if not config.pools.shared_v4 or any(a.type in PUBLIC for a in before):
+        return []
+    if not any(shared.is_web(s, port) for s in deployment.services for port in s.ports):
+        return []
+    return [addresses.share(tx, config, deployment.app)]
+
+
+def _check(deployment: Deployment, before: Sequence[Address]) -> None:
+    """Every address that the app has can lead to some service, if there are any."""
+    kinds = {address.type for address in before}
+    if AddressKind.PRIVATE_V6 in kinds and deployment.services:
+        private.check(deployment)
+    if kinds & PUBLIC == {AddressKind.SHARED_V4}:
+        addresses.refuse_nothing_carried(deployment)
 
 
 def _refuse_what_needs_the_proxy(app: str, services: Sequence[Service]) -> None:
@@ -87,6 +140,18 @@ def _refuse_what_needs_the_proxy(app: str, services: Sequence[Service]) -> None:
         )
 
 
+def _not_shared(deployment: Deployment, kinds: set[AddressKind]) -> list[str]:
+    """Services that clients of IPv4 cannot reach."""
+    if AddressKind.SHARED_V4 not in kinds or AddressKind.V4 in kinds:
+        return []
+    app = deployment.app
+    return [
+        f"{where} of app {app} is not served on its shared IPv4 address: {why}; give the app an "
+        f"address of its own: flyebpf ips allocate-v4 -a {app}"
+        for where, why in shared.misfits(deployment.services)
+    ]
+
+
 def _warnings(store: Store, deployment: Deployment, public_ips: bool) -> list[str]:
     app = deployment.app
     warnings = []
@@ -95,8 +160,10 @@ def _warnings(store: Store, deployment: Deployment, public_ips: bool) -> list[st
             f"app {app} has no service and cannot be reached from outside its network: "
             "add [[services]] to its fly.toml"
         )
-    elif public_ips and not every(store, Address, app=app):
+    found = every(store, Address, app=app)
+    if deployment.services and public_ips and not found:
         warnings.append(f"app {app} has no IP address: flyebpf ips allocate-v4 -a {app}")
+    warnings += _not_shared(deployment, {address.type for address in found})
     groups = Counter(machine.group for machine in every(store, Machine, app=app))
     for group, count in sorted(groups.items()):
         if group not in deployment.processes:

@@ -24,7 +24,14 @@ from flyebpf.model.records import Address, AddressKind, Host, HostStatus
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Entry, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
-from tests.api import FLY_TOML, Api, certificate_body, machine_body, make_cluster
+from tests.api import (
+    FLY_TOML,
+    Api,
+    certificate_body,
+    machine_body,
+    make_cluster,
+    use_proxy,
+)
 from tests.fakes_backend import serving
 from tests.stores import GATEWAY_KEY
 
@@ -110,6 +117,23 @@ def test_lists_ask_the_store_a_few_times(web: Api, tmp_path: Path) -> None:
         web.ok("GET", f"/v1/{what}")
         assert counting.asked <= 8, what
     counting.close()
+
+
+def test_every_kind_of_address(web: Api) -> None:
+    use_proxy(web)
+    web.ok("POST", "/v1/orgs", {"name": "globex"})
+    target = "/v1/apps/web/addresses"
+    shared = web.ok("POST", target, {"type": "shared_v4"})
+    assert (shared["type"], shared["address"][:8]) == ("shared_v4", "192.0.2.")
+    own = web.ok("POST", target, {"type": "private_v6"})
+    assert (own["address"], own["org"], own["network"]) == ("fdaa:0:1:0:1::1", "acme", "default")
+    other = web.ok("POST", target, {"type": "private_v6", "org": "globex"})
+    assert (other["app"], other["org"], other["network"]) == ("web", "globex", "default")
+    assert other["network_id"] == "00000002"
+    listed = web.ok("GET", "/v1/addresses?app=web")["items"]
+    assert listed == [shared, own, other]
+    released = {"addresses": [item["address"] for item in listed]}
+    assert web.ok("POST", f"{target}/release", released)["items"] == listed
 
 
 def test_a_flycast_address_is_on_its_callers_network(web: Api) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
 from flyebpf.cli.main import run
+from tests.api import Api, use_proxy
 from tests.fakes_backend import FakeBackend, serving
 from tests.pki import chain, make
 
@@ -162,6 +163,32 @@ def test_addresses(web: Cli) -> None:
         assert shown in listed
     assert address["address"] in web.ok(f"ips release -a web {address['address']}")
     assert web.json("ips list") == []
+
+
+def test_shared_and_private_addresses(web: Cli) -> None:
+    use_proxy(Api(web.backend, ""))
+    web.ok("apps create api -o acme --network lan")
+    shared = web.json("ips allocate-v4 -a web --shared")["address"]
+    assert web.json("ips allocate-v4 -a web --shared")["address"] == shared
+    assert "fdaa:0:1:0:1::1" in web.ok("ips allocate-v6 -a web --private")
+    web.ok("ips allocate-v6 -a web --private --network lan")
+    _, *rows = table(web.ok("ips list -a web"))
+    assert [row[:6] for row in rows] == [
+        [shared, "shared v4", "web", "acme", "default", "global"],
+        ["fdaa:0:1:0:1::1", "private v6 (Flycast)", "web", "acme", "default", "global"],
+        ["fdaa:0:2:0:1::1", "private v6 (Flycast)", "web", "acme", "lan", "global"],
+    ]
+    assert "Released" in web.ok(f"ips release -a web {shared} fdaa:0:2:0:1::1")
+    assert [item["address"] for item in web.json("ips list")] == ["fdaa:0:1:0:1::1"]
+
+
+def test_a_first_deployment_gives_addresses(web: Cli) -> None:
+    use_proxy(Api(web.backend, ""))
+    web.ok("apps create api -o acme")
+    Path("fly.toml").write_text("[http_service]\n")
+    assert "Allocated 192.0.2." in web.ok("deploy -a web")
+    assert "Allocated" not in web.ok("deploy -a web")
+    assert "Allocated fdaa:0:1:0:1::1." in web.ok("deploy -a api --flycast")
 
 
 def test_release_is_all_or_nothing(web: Cli) -> None:

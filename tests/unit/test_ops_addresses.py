@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flyebpf import flytoml
+from flyebpf.config import PoolsConfig, ProxyConfig
 from flyebpf.errors import (
     ExhaustedError,
     FlyebpfError,
@@ -15,7 +18,7 @@ from flyebpf.errors import (
     UnavailableError,
 )
 from flyebpf.model.records import AddressKind
-from flyebpf.ops import addresses
+from flyebpf.ops import addresses, apps, deploy
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -36,6 +39,69 @@ def test_allocate(store: SqliteStore) -> None:
     other = addresses.allocate_v4(store, SMALL, "db")
     assert addresses.list_all(store) == [address, other]
     assert addresses.list_all(store, "db") == [other]
+
+
+SHARED = config(shared="198.51.100.0/30", engine="envoy")
+
+
+def deployed(store: SqliteStore, text: str, app: str = "web") -> None:
+    deploy.deploy(store, SHARED, app, flytoml.parse(text), public_ips=False)
+
+
+def test_a_shared_address_has_many_apps(store: SqliteStore) -> None:
+    """An app has one of them; asking again gives the same."""
+    for number in range(20):
+        apps.create(store, f"a{number}", "acme")
+    given = [addresses.allocate_shared_v4(store, SHARED, f"a{n}") for n in range(20)]
+    assert {a.type for a in given} == {AddressKind.SHARED_V4}
+    used = {a.address for a in given}
+    assert used == {f"198.51.100.{n}" for n in range(4)}, "spread over the pool"
+    assert addresses.allocate_shared_v4(store, SHARED, "a7") == given[7]
+    assert len(addresses.list_all(store)) == 20
+    freed = addresses.release(store, "a7", [given[7].address])
+    assert freed == [given[7]]
+    assert len(addresses.list_all(store)) == 19, "the others keep it"
+    apps.destroy(store, "a8")
+    assert len(addresses.list_all(store)) == 18
+    assert addresses.allocate_shared_v4(store, SHARED, "a7").address == given[7].address
+
+
+def test_another_pool_moves_nobody(store: SqliteStore) -> None:
+    first = addresses.allocate_shared_v4(store, SHARED, "web")
+    larger = replace(SHARED, pools=PoolsConfig(shared_v4=("192.0.2.0/24", "198.51.100.0/30")))
+    assert addresses.allocate_shared_v4(store, larger, "web") == first
+
+
+def test_a_shared_address_cannot_be_released_by_who_has_it_not(store: SqliteStore) -> None:
+    shared = addresses.allocate_shared_v4(store, SHARED, "web")
+    with pytest.raises(NotFoundError, match="app 'db' does not have"):
+        addresses.release(store, "db", [shared.address])
+    assert addresses.list_all(store) == [shared]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[services]]\nports = ['25']\n", "services[0] (tcp port 25 to 8080): only the handler"),
+        ("[[services]]\nports = ['80']\n", "services[0] (tcp port 80 to 8080): port 80 must"),
+        ("[[services]]\nprotocol = 'udp'\nports = ['53']\n", "services[0] (udp port 53 to 8080)"),
+    ],
+)
+def test_an_app_whose_services_it_cannot_carry_gets_none(
+    store: SqliteStore, text: str, message: str
+) -> None:
+    deployed(store, text)
+    before = store.revision()
+    with pytest.raises(InvalidError) as caught:
+        addresses.allocate_shared_v4(store, SHARED, "web")
+    assert "carries no service of app web: " + message in caught.value.message
+    assert "ips allocate-v4 -a web" in caught.value.remedy
+    assert store.revision() == before
+
+
+def test_one_service_that_it_carries_is_enough(store: SqliteStore) -> None:
+    deployed(store, "[http_service]\n[[services]]\nports = ['25']\n")
+    assert addresses.allocate_shared_v4(store, SHARED, "web").app == "web"
 
 
 def test_a_full_pool_is_named(store: SqliteStore) -> None:
@@ -76,6 +142,17 @@ def test_a_released_address_rests_while_there_are_others(store: SqliteStore) -> 
             UnavailableError,
             "no pool of Anycast IPv4",
         ),
+        (
+            lambda s: addresses.allocate_shared_v4(s, config(engine="envoy"), "web"),
+            UnavailableError,
+            "no pool of shared IPv4",
+        ),
+        (
+            lambda s: addresses.allocate_shared_v4(s, replace(SHARED, proxy=ProxyConfig()), "web"),
+            UnavailableError,
+            "a shared IPv4 address needs the proxy",
+        ),
+        (lambda s: addresses.allocate_shared_v4(s, SHARED, "wbe"), NotFoundError, "app 'wbe'"),
         (lambda s: addresses.list_all(s, "wbe"), NotFoundError, "app 'wbe'"),
         (lambda s: addresses.release(s, "wbe", ["203.0.113.4"]), NotFoundError, "app 'wbe'"),
         (lambda s: addresses.release(s, "web", ["203.0.113"]), InvalidError, "'203.0.113'"),

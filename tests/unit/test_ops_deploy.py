@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from flyebpf import flytoml
+from flyebpf.certificates import pair
 from flyebpf.errors import InvalidError, NotFoundError
-from flyebpf.model.records import Deployment, Port, Service
+from flyebpf.model.certificates import SelfSigned
+from flyebpf.model.records import AddressKind, Deployment, Port, Service
 from flyebpf.ops import addresses, deploy, machines
-from flyebpf.ops.transact import every
+from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -93,6 +96,104 @@ def test_what_needs_the_proxy_is_refused(store: SqliteStore) -> None:
     assert "tcp port 443 to 3000 (handlers http, tls)" in caught.value.message
     assert store.revision() == before
     assert every(store, Deployment) == []
+
+
+PROXY = config(shared="198.51.100.0/30", engine="envoy")
+SIGNED = flytoml.parse(
+    """
+    [[services]]
+    [[services.ports]]
+    port = 443
+    handlers = ["tls", "http"]
+    tls_options = { default_self_signed = true }
+    """
+)
+FIRST = [
+    ("[http_service]", True, "a web app gets a shared address"),
+    ("[[services]]\nports = [{ port = 80, handlers = ['http'] }]", True, "port 80 is enough"),
+    ("[[services]]\nports = [{ port = 443, handlers = ['tls', 'http'] }]", True, "so is 443"),
+    ("[[services]]\nports = [{ port = 443, handlers = ['tls'] }]", False, "TLS alone is not"),
+    ("[[services]]\nports = [{ port = 8443, handlers = ['tls'] }]", False, "nor another port"),
+    ("[[services]]\nports = ['80']", False, "nor a raw one"),
+    ("", False, "nor no service at all"),
+]
+
+
+@pytest.mark.parametrize(("text", "gets", "why"), FIRST, ids=[case[2] for case in FIRST])
+def test_what_a_first_deploy_allocates(store: SqliteStore, text: str, gets: bool, why: str) -> None:
+    result = deploy.deploy(store, PROXY, "web", flytoml.parse(text))
+    assert [a.type for a in result.allocated] == [AddressKind.SHARED_V4] * gets, why
+    assert addresses.list_all(store, "web") == list(result.allocated)
+    if gets:
+        assert result.warnings == ()
+
+
+def test_only_the_first_deploy_allocates_and_only_what_is_missing(store: SqliteStore) -> None:
+    assert deploy.deploy(store, PROXY, "web", RAW).allocated == ()
+    assert deploy.deploy(store, PROXY, "web", HTTP).allocated == ()
+    own = addresses.allocate_v4(store, PROXY, "db")
+    assert deploy.deploy(store, PROXY, "db", HTTP).allocated == ()
+    assert addresses.list_all(store) == [own]
+
+
+def test_a_deploy_that_is_told_not_to_allocates_nothing(store: SqliteStore) -> None:
+    result = deploy.deploy(store, PROXY, "web", HTTP, public_ips=False)
+    assert (result.allocated, result.warnings) == ((), ())
+
+
+def test_without_a_pool_of_shared_addresses_there_is_a_warning(store: SqliteStore) -> None:
+    result = deploy.deploy(store, config(engine="envoy"), "web", HTTP)
+    assert result.allocated == ()
+    assert result.warnings == ("app web has no IP address: flyebpf ips allocate-v4 -a web",)
+
+
+def test_what_the_shared_address_does_not_carry_is_named(store: SqliteStore) -> None:
+    both = flytoml.parse("[http_service]\n[[services]]\nports = ['25']\ninternal_port = 2525\n")
+    (warning,) = deploy.deploy(store, PROXY, "web", both).warnings
+    assert "services[1] (tcp port 25 to 2525) of app web is not served on its shared" in warning
+    assert "ips allocate-v4 -a web" in warning
+    addresses.allocate_v4(store, PROXY, "web")
+    assert deploy.deploy(store, PROXY, "web", both).warnings == ()
+
+
+def test_a_deploy_that_leaves_a_shared_address_nothing_to_carry_is_refused(
+    store: SqliteStore,
+) -> None:
+    """Unless there is another address; and an app without services is none of it."""
+    raw = flytoml.parse("[[services]]\nports = ['25']\n")
+    deploy.deploy(store, PROXY, "web", HTTP)
+    before = store.revision()
+    with pytest.raises(
+        InvalidError, match=r"carries no service of app web: services\[0\]"
+    ) as caught:
+        deploy.deploy(store, PROXY, "web", raw)
+    assert "allocate-v4" in caught.value.remedy
+    assert store.revision() == before
+    deploy.deploy(store, PROXY, "web", flytoml.parse(""))
+    addresses.allocate_v4(store, PROXY, "web")
+    deploy.deploy(store, PROXY, "web", raw)
+
+
+def test_a_self_signed_certificate_is_there_while_a_port_asks_for_it(store: SqliteStore) -> None:
+    deploy.deploy(store, PROXY, "web", SIGNED)
+    first = Tx(store).get(SelfSigned, "web")
+    assert first is not None
+    assert first.not_after > "2030"
+    found = pair("web.fly.test", first.chain, first.key, datetime.now(UTC))
+    assert found.names == ("web.fly.test", "web.flycast")
+    deploy.deploy(store, PROXY, "web", SIGNED)
+    assert Tx(store).get(SelfSigned, "web") == first, "not another one at each deploy"
+    deploy.deploy(store, PROXY, "web", HTTP)
+    assert Tx(store).get(SelfSigned, "web") is None, "no key is kept that nobody needs"
+
+
+def test_a_self_signed_certificate_that_has_expired_is_made_anew(store: SqliteStore) -> None:
+    old = SelfSigned("web", "chain", "key", "2020-01-01T00:00:00Z")
+    transact(store, lambda tx: tx.put(old))
+    deploy.deploy(store, PROXY, "web", SIGNED)
+    found = Tx(store).get(SelfSigned, "web")
+    assert found is not None
+    assert found.not_after > old.not_after
 
 
 def test_an_app_that_does_not_exist(store: SqliteStore) -> None:

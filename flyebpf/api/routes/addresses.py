@@ -7,8 +7,9 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import Address, App, Network
-from flyebpf.ops import addresses
+from flyebpf.errors import InvalidError
+from flyebpf.model.records import Address, AddressKind, App, Network
+from flyebpf.ops import addresses, flycast
 
 
 def list_all(call: Call) -> object:
@@ -18,8 +19,20 @@ def list_all(call: Call) -> object:
 
 
 def allocate(call: Call) -> object:
-    store = call.store
-    record = addresses.allocate_v4(store, call.backend.config, call.path["app"])
+    store, config, app = call.store, call.backend.config, call.path["app"]
+    kind = AddressKind(call.body["type"])
+    callers = {name: call.body.get(name) for name in ("network", "org")}
+    if kind is AddressKind.PRIVATE_V6:
+        record = flycast.allocate(store, config, app, **callers)
+    elif any(name is not None for name in callers.values()):
+        raise InvalidError(
+            f"network and org are of Flycast addresses: a {kind} address has none",
+            "ask for the type private_v6 (--private), or leave them out",
+        )
+    elif kind is AddressKind.SHARED_V4:
+        record = addresses.allocate_shared_v4(store, config, app)
+    else:
+        record = addresses.allocate_v4(store, config, app)
     return views.address(record, views.Lookup(store))
 
 
@@ -46,7 +59,7 @@ ROUTES = (
         "POST",
         "/v1/apps/{app}/addresses",
         "addresses_allocate",
-        "Give the app an address out of the operator's pools.",
+        "Give the app an address: out of the operator's pools, or a private one.",
         allocate,
         ref("Address"),
         body=ref("AddressAllocate"),

@@ -17,7 +17,12 @@ def create(call: Call) -> object:
     backend, app, body = call.backend, call.path["app"], call.body
     parsed = flytoml.parse(body["config"], strict=body.get("strict", False))
     result = deploy.deploy(
-        call.store, backend.config, app, parsed, public_ips=body.get("public_ips", True)
+        call.store,
+        backend.config,
+        app,
+        parsed,
+        public_ips=body.get("public_ips", True),
+        flycast=body.get("flycast", False),
     )
     lookup = views.Lookup(call.store)
     return {
