@@ -39,6 +39,7 @@ test_packages=(
     bind9-dnsutils   # dig
     busybox-static   # another resolver; the guests' first programs
     nodejs           # one more resolver
+    musl-tools       # and that of musl
     openssl          # certificates for etcd
 )
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flyebpf.api.client import path
+from tests.dns_rig import question
 from tests.netns.conftest import CreateApp
-from tests.netns.rig import Rig
+from tests.netns.rig import TOOLS, Load, Rig
 
 pytestmark = pytest.mark.usefixtures("names")
 OTHER_ORG = "rivals"
@@ -61,13 +63,14 @@ LOOKUP = (
     "require('dns').lookup('names.internal', {all: true},"
     " (e, a) => console.log(a.map(x => x.address).join(' ')))"
 )
+BY_TCP = ("env", "RES_OPTIONS=use-vc")
+"""What glibc asks is asked by TCP."""
 
 
 @pytest.mark.parametrize(
     "command",
     [
         ("dig", "+short", "names.internal", "AAAA"),
-        ("dig", "+short", "+tcp", "names.internal", "AAAA"),
         ("dig", "+short", "+noedns", "NAMES.Internal", "AAAA"),
         ("dig", "+short", "+dnssec", "+cookie", "names.internal", "AAAA"),
         ("getent", "ahostsv6", "names.internal"),
@@ -81,6 +84,33 @@ LOOKUP = (
 def test_resolvers(rig: Rig, command: tuple[str, ...]) -> None:
     output = rig.run("dns1", *command, check=command[0] != "busybox").stdout
     assert both(rig) <= set(output.split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dig", "+short", "+tcp", "names.internal", "AAAA"),
+        (*BY_TCP, "getent", "ahostsv6", "names.internal"),
+        (*BY_TCP, "python3", "-c", PYTHON),
+        (*BY_TCP, "node", "-e", LOOKUP),
+    ],
+    ids=" ".join,
+)
+def test_resolvers_by_tcp(rig: Rig, command: tuple[str, ...]) -> None:
+    """No program answers that: the server has a connection more."""
+    before = counts(rig)["dns_answer"]
+    assert both(rig) <= set(rig.run("dns1", *command).stdout.split())
+    assert counts(rig)["dns_answer"] == before
+
+
+def test_musl(rig: Rig, tmp_path: Path) -> None:
+    """Its resolver asks for everything at once and believes the first answer."""
+    program = tmp_path / "getaddrinfo"
+    source = str(TOOLS / "getaddrinfo.c")
+    subprocess.run(["musl-gcc", "-static", "-o", str(program), source], check=True)
+    assert set(rig.run("dns1", str(program), "names.internal").stdout.split()) == both(rig)
+    other = rig.run("dns1", str(program), "rival.internal", check=False)
+    assert (other.returncode, other.stdout) == (1, "")
 
 
 def test_the_program_answers_and_the_server_does(rig: Rig) -> None:
@@ -179,6 +209,95 @@ def test_dig_from_the_host(rig: Rig) -> None:
         assert rival["rcode"] == "NXDOMAIN"
     finally:
         del rig.environment["FLYEBPF_SOCKET"]
+
+
+# Load.
+
+FLOOD = (("names.internal", "AAAA"), ("nobody.internal", "AAAA"), ("_apps.internal", "TXT"))
+
+
+def load(rig: Rig, node: str, rate: int) -> Load:
+    asked = [question(name, kind).hex() for name, kind in FLOOD]
+    return rig.begin(node, "dns_load", "fdaa::3", rate, *asked)
+
+
+def test_a_flood_of_one_machine_starves_no_other(rig: Rig) -> None:
+    """What is over a machine's limit is dropped and counted; another one gets every
+    answer, of the program and of the server."""
+    before = rig.drops().get("dns_limit", 0)
+    steady = load(rig, "dns2", 200)
+    rival = load(rig, "dns3", 200)
+    flood = load(rig, "dns1", 0)
+    rig.until(lambda: rig.drops().get("dns_limit", 0) > before + 40_000, "the flood is limited", 20)
+    sent = flood.finish()["sent"]
+    for other in (steady, rival):
+        found = other.finish()
+        assert found["sent"] > 50
+        assert found["lost"] == 0
+    assert sent > 10_000
+    assert doctor(rig)["dns-limit"]["state"] == "warning"
+    assert set(dig(rig, "dns1", "AAAA", "names.internal").split()) == both(rig)
+
+
+def test_changes_are_applied_beside_a_flood(rig: Rig) -> None:
+    flood = load(rig, "dns3", 0)
+    for verb, wanted in (("stop", {address(rig, "dns1")}), ("start", both(rig))) * 3:
+        rig.machine(verb, "dns2")
+        for transport in ("+notcp", "+tcp"):
+            rig.until(
+                lambda transport=transport, wanted=wanted: (
+                    set(dig(rig, "dns1", transport, "AAAA", "names.internal").split()) == wanted
+                ),
+                f"{verb} is in the names",
+            )
+    assert flood.finish()["sent"] > 10_000
+
+
+def test_nobody_outside_is_answered(rig: Rig) -> None:
+    """Not by the server's addresses, which the uplink does not let in, nor by the
+    host's own."""
+    host = str(rig.host().address)
+    rig.run("client1", "ip", "route", "replace", "fdaa::3/128", "dev", "eth0")
+    try:
+        for server in ("fdaa::3", host):
+            for how in ("+notcp", "+tcp"):
+                done = rig.run(
+                    "client1", "dig", how, "+time=1", "+tries=1", f"@{server}",
+                    "names.internal", "AAAA", check=False,
+                )  # fmt: skip
+                assert done.returncode != 0
+                assert "no servers could be reached" in done.stdout
+    finally:
+        rig.run("client1", "ip", "route", "del", "fdaa::3/128", "dev", "eth0")
+
+
+# What doctor says of it.
+
+
+def doctor(rig: Rig, *options: str) -> dict[str, dict[str, str]]:
+    rig.environment["FLYEBPF_SOCKET"] = rig.host().socket
+    try:
+        done = rig.command("doctor", "--json", *options, check=False)
+    finally:
+        del rig.environment["FLYEBPF_SOCKET"]
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == any(f["state"] == "failed" for f in findings.values())
+    return findings
+
+
+def test_doctor(rig: Rig) -> None:
+    found = doctor(rig, "-a", "names")
+    for check in ("dns-process", "dns-faults", "dns-map", "dns-app", "dns-machines"):
+        assert found[check]["state"] == "ok", found[check]
+    assert "leads to 2 machines" in found["dns-app"]["message"]
+    for name in ("dns1", "dns2"):
+        rig.machine("stop", name)
+    rig.until(lambda: dig(rig, "dns3", "AAAA", "names.internal") == "", "nobody is there")
+    found = doctor(rig, "-a", "names")
+    assert found["dns-app"]["state"] == "warning"
+    assert found["dns-app"]["remedy"].startswith("flyebpf machines start ")
+    for name in ("dns1", "dns2"):
+        rig.machine("start", name)
 
 
 def test_a_killed_daemon_takes_no_name_away(rig: Rig) -> None:
