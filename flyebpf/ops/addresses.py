@@ -19,6 +19,8 @@ from flyebpf.store.base import Store
 POOLED = frozenset((AddressKind.V4, AddressKind.V6, AddressKind.EGRESS))
 """Kinds of which each address has one owner and rests when it is released."""
 
+_PIECE = 500  # addresses; etcd takes some 4,000 writes at once, and each makes two
+
 
 def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
     """A dedicated Anycast IPv4 address for the app.
@@ -136,7 +138,8 @@ def list_all(store: Store, app: str | None = None) -> list[Address]:
 def release(store: Store, app: str, addresses: Sequence[str]) -> list[Address]:
     """Take addresses from the app, all or none.
 
-    Raises NotFoundError for one that the app does not have.
+    Raises NotFoundError for one that the app does not have, and InvalidError for
+    more than the store takes at once (etcd: some 2,000).
     """
     app = names.app_name(app)
     wanted = list(dict.fromkeys(names.ip_address(text) for text in addresses))
@@ -146,28 +149,48 @@ def release(store: Store, app: str, addresses: Sequence[str]) -> list[Address]:
         )
 
     def action(tx: Tx) -> list[Address]:
-        tx.require(App, app)
+        owner = tx.require(App, app)
         released = [_owned(tx, app, text) for text in wanted]
-        for address in released:
-            remove(tx, address)
+        _remove(tx, released)
+        tx.touch(owner)
         return released
 
     return transact(store, action)
 
 
-def remove(tx: Tx, address: Address) -> None:
-    """Free an address in this transaction, if it is still the same app's."""
-    current = tx.get(Address, address.ident)
-    if current is None or current.app != address.app:
-        return
-    tx.delete(Address, address.ident)
-    if address.type in POOLED:
-        pools.give_back(tx, address.type, address.address)
+def clear(store: Store, app: str) -> None:
+    """Free all addresses of an app, some at a time; run again, it goes on."""
+
+    def action(tx: Tx) -> int:
+        owner = tx.require(App, app)
+        found = every(tx.store, Address, app=app)[:_PIECE]
+        _remove(tx, found)
+        if found:
+            tx.touch(owner)
+        return len(found)
+
+    while transact(store, action):
+        pass
+
+
+def remove_of(tx: Tx, app: str) -> None:
+    """Free in this transaction, which deletes the app, what :func:`clear` has left
+    or not seen."""
+    _remove(tx, every(tx.store, Address, app=app))
+
+
+def _remove(tx: Tx, addresses: Sequence[Address]) -> None:
+    """Whoever gives an app an address, or takes one away, writes the app: with that
+    guarded, the addresses need no guards of their own."""
+    for address in addresses:
+        tx.delete(Address, address.ident)
+        if address.type in POOLED:
+            pools.give_back(tx, address.type, address.address)
 
 
 def _owned(tx: Tx, app: str, text: str) -> Address:
     for ident in (text, shared_ident(text, app)):
-        address = tx.get(Address, ident)
+        address = tx.glance(Address, ident)
         if address is not None and address.app == app:
             return address
     # No guess at what was meant: taken up, it would release another address.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from flyebpf.errors import ConflictError
 from flyebpf.model import names
-from flyebpf.model.records import Address, App, Deployment, Machine, Organization
+from flyebpf.model.records import App, Deployment, Machine, Organization
 from flyebpf.ops import addresses, certificates, networks
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
@@ -46,8 +46,8 @@ def list_all(store: Store) -> list[App]:
 
 
 def destroy(store: Store, name: str) -> App:
-    """Remove the app with its deployment and its addresses, at once, and before
-    that its certificates.
+    """Remove the app with its deployment, and before that its addresses and its
+    certificates, some at a time: when it fails in between, it can be run again.
 
     Its machines must have been removed before: each is an interface with a VM
     behind it, which whoever runs the VM takes away. ConflictError names them.
@@ -57,12 +57,12 @@ def destroy(store: Store, name: str) -> App:
     find(store, App, name)
     _refuse_with_machines(every(store, Machine, app=name), name)
     certificates.clear(store, name)
+    addresses.clear(store, name)
 
     def action(tx: Tx) -> App:
         app = tx.require(App, name)
         _refuse_with_machines(every(tx.store, Machine, app=name), name)
-        for address in every(tx.store, Address, app=name):
-            addresses.remove(tx, address)
+        addresses.remove_of(tx, name)
         certificates.remove_of(tx, name)
         tx.get(Deployment, name)  # a deploy at the same time makes this one start again
         tx.delete(Deployment, name)

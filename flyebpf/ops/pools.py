@@ -86,7 +86,7 @@ def take(tx: Tx, name: str, blocks: Sequence[Block], used: Used) -> str | None:
 def give_back(tx: Tx, name: str, address: str) -> None:
     """Queue an address; the caller deletes the record that it is used."""
     pool = tx.get(Pool, name) or Pool(name)
-    tx.put(Released(name, pool.tail, address))
+    tx.put_unguarded(Released(name, pool.tail, address))  # guarded by the pool's record
     tx.put(replace(pool, tail=pool.tail + 1))
 
 

@@ -105,6 +105,11 @@ class Tx:
             self.get(type(record), record.ident)
         self._writes[key] = record
 
+    def put_unguarded(self, record: AnyRecord) -> None:
+        """Write a record that, as with :meth:`glance`, nobody writes without
+        writing another one that is guarded."""
+        self._writes[record.kind, record.ident] = record
+
     def touch(self, record: AnyRecord) -> None:
         """Write a record as it is: whoever guards it has to look again."""
         self.put(record)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from flyebpf.errors import (
 )
 from flyebpf.model.records import AddressKind
 from flyebpf.ops import addresses, apps, deploy
+from flyebpf.ops.transact import Tx
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -112,6 +114,29 @@ def test_a_full_pool_is_named(store: SqliteStore) -> None:
         addresses.allocate_v4(store, SMALL, "web")
     assert "ips release" in caught.value.remedy
     assert store.revision() == before
+
+
+def test_an_address_that_changes_hands_meanwhile_is_not_released(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what ``release`` reads and its commit, another one releases it, and
+    another app gets it."""
+    mine = addresses.allocate_v4(store, SMALL, "web").address
+    for _ in range(3):
+        addresses.allocate_v4(store, SMALL, "db")
+    commit, came = Tx.commit, threading.Event()
+
+    def delayed(tx: Tx) -> None:
+        if not came.is_set():
+            came.set()
+            addresses.release(store, "web", [mine])
+            assert addresses.allocate_v4(store, SMALL, "db").address == mine
+        commit(tx)
+
+    monkeypatch.setattr(Tx, "commit", delayed)
+    with pytest.raises(NotFoundError, match="does not have"):
+        addresses.release(store, "web", [mine])
+    assert len(addresses.list_all(store, "db")) == 4
 
 
 def test_release_is_all_or_nothing(store: SqliteStore) -> None:

@@ -12,12 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from flyebpf.config import EtcdConfig
-from flyebpf.errors import InvalidError
+from flyebpf.errors import InvalidError, NotFoundError
+from flyebpf.model.codec import encode
+from flyebpf.model.records import Address, AddressKind, App, Cluster, Pool, Released
+from flyebpf.ops import addresses, apps, orgs
+from flyebpf.ops.transact import Tx
 from flyebpf.store import etcdbuffer
 from flyebpf.store.base import (
     ABSENT,
@@ -221,6 +226,60 @@ def test_guards_and_writes_up_to_the_limit(
         put(store, last)
         with pytest.raises(GuardFailedError, match=last):
             store.commit(Transaction(checks, puts))
+
+
+def give(store: EtcdStore, app: str, numbers: range) -> list[str]:
+    """Addresses that an app has, without the time that allocating them takes."""
+    found = [str(IPv4Address("198.18.0.0") + number) for number in numbers]
+    for start in range(0, len(found), 1000):
+        records = [Address(text, app, AddressKind.V4) for text in found[start : start + 1000]]
+        puts = tuple(Put(record.kind, record.ident, encode(record)) for record in records)
+        store.commit(Transaction(writes=puts))
+    return found
+
+
+def test_hundreds_of_addresses_are_released_at_once(make_store: Callable[..., EtcdStore]) -> None:
+    store = make_store()
+    store.commit(Transaction(writes=(Put(Cluster.kind, "cluster", encode(Cluster(1))),)))
+    orgs.create(store, "acme")
+    apps.create(store, "web", "acme")
+    mine, (other,) = give(store, "web", range(300)), give(store, "api", range(300, 301))
+    with pytest.raises(NotFoundError, match=f"does not have the address {other}"):
+        addresses.release(store, "web", [*mine, other])
+    assert len(store.list(Address.kind)) == 301
+    assert len(addresses.release(store, "web", mine)) == 300
+    assert [entry.id for entry in store.list(Address.kind)] == [other]
+    queued = [entry.body["address"] for entry in store.list(Released.kind)]
+    assert set(queued) == set(mine)
+    assert store.list(Pool.kind)[0].body["tail"] == 300
+
+
+def test_an_app_with_many_addresses_is_destroyed(
+    make_store: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it was interrupted half-way."""
+    store = make_store()
+    store.commit(Transaction(writes=(Put(Cluster.kind, "cluster", encode(Cluster(1))),)))
+    orgs.create(store, "acme")
+    apps.create(store, "web", "acme")
+    give(store, "web", range(1200))
+    commits, commit = iter(range(1)), Tx.commit
+
+    def dying(tx: Tx) -> None:
+        if tx._writes and next(commits, None) is None:
+            raise StoreUnavailableError("etcd is away")
+        commit(tx)
+
+    with monkeypatch.context() as death:
+        death.setattr(Tx, "commit", dying)
+        with pytest.raises(StoreUnavailableError):
+            apps.destroy(store, "web")
+    assert len(store.list(Address.kind)) == 700
+    assert store.get(App.kind, "web") is not None
+    apps.destroy(store, "web")
+    assert store.list(Address.kind) == []
+    assert store.get(App.kind, "web") is None
+    assert len({entry.body["address"] for entry in store.list(Released.kind)}) == 1200
 
 
 def test_keys_of_others_are_not_ours(
