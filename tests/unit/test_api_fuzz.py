@@ -19,7 +19,8 @@ from flyebpf.api.table import Route
 from tests.api import FLY_TOML, MACHINE, Api, machine_body, make_cluster
 from tests.fakes_backend import serving
 
-ACCEPTED = {200, 201, 400, 404, 405, 409, 410, 413, 422}
+ACCEPTED = {200, 201, 400, 404, 405, 409, 410, 413, 422, 503}
+"""503: a part of the host that the request needs is not there, such as the proxy."""
 
 WORDS = st.sampled_from(
     ["acme", "web", "default", "tap1", "02:00:00:00:00:01", MACHINE, "198.51.100.1", "v4",
