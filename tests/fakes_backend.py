@@ -74,6 +74,7 @@ class FakeBackend:
     drop_counters: list[DropCounter] = field(default_factory=list)
     mesh: MeshStatus | None = None
     copy: Store | None = None
+    missing_interfaces: set[str] = field(default_factory=set)
     known_handshakes: dict[str, str] = field(default_factory=dict)
     peer_status: dict[str, PeerStatus] = field(default_factory=dict)
     reload_error: FlyebpfError | None = None
@@ -131,6 +132,9 @@ class FakeBackend:
 
     def peers(self) -> Mapping[str, PeerStatus]:
         return self.peer_status
+
+    def has_interface(self, name: str) -> bool:
+        return name not in self.missing_interfaces
 
     def handshakes(self) -> Mapping[str, str]:
         return self.known_handshakes

@@ -254,6 +254,9 @@ class Backend(Protocol):
     def peers(self) -> Mapping[str, PeerStatus]:
         """Users' WireGuard peers of this host that are set up, by public key."""
 
+    def has_interface(self, name: str) -> bool:
+        """Whether this host has an interface of that name now."""
+
     def handshakes(self) -> Mapping[str, str]:
         """Other hosts to the last WireGuard handshake that this host had with each,
         RFC 3339 in UTC, ``""`` for never. Empty without WireGuard."""

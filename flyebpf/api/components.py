@@ -50,6 +50,10 @@ COMPONENTS: dict[str, Schema] = {
             "state": string(enum=[state.value for state in MachineState]),
             "cordoned": boolean("It gets no new flows."),
             "interface": string("On the host."),
+            "interface_missing": boolean(
+                "The machine is on the host that is asked, which has no such interface: nothing "
+                "reaches it."
+            ),
             "mac": string("The VM's own."),
             "private_ip": string("The machine's private IPv4 address."),
             "services_ip": string("What fly-global-services is in the machine."),

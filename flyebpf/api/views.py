@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
-from flyebpf.api.backend import MeshStatus, ServiceCounters
+from flyebpf.api.backend import Backend, MeshStatus, ServiceCounters
 from flyebpf.errors import FlyebpfError
 from flyebpf.model import codec, sixpn
 from flyebpf.model.certificates import Certificate
@@ -25,6 +25,7 @@ from flyebpf.model.records import (
     Network,
     WireguardPeer,
 )
+from flyebpf.ops import machines
 from flyebpf.ops.hosts import HostView
 from flyebpf.ops.rotation import Rotation
 from flyebpf.ops.wireguard import own_address
@@ -83,13 +84,19 @@ def network(record: Network) -> Json:
     return {**network_fields(record), "prefix": _text(sixpn.network_prefix, record.number)}
 
 
-def machine(record: Machine, lookup: Lookup, mtu: int) -> Json:
-    """``mtu``: what the VM is to set, or 0."""
+def machine(record: Machine, lookup: Lookup, backend: Backend) -> Json:
     body = codec.encode(record)
     del body["number"]
     place = lookup.network_of(record.app)
     address = _ip_6pn(record, place, lookup)
-    return {**body, **network_fields(place), "ip_6pn": address, "mtu": mtu}
+    here = record.host == backend.config.host
+    return {
+        **body,
+        **network_fields(place),
+        "ip_6pn": address,
+        "mtu": machines.mtu(backend.config),
+        "interface_missing": here and not backend.has_interface(record.interface),
+    }
 
 
 def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:

@@ -64,6 +64,17 @@ def add(
     else:
         output.say(f"Added machine {machine['id']} to app {machine['app']}.")
         _print_one(machine)
+    _warn_of_interface(machine)
+
+
+def _warn_of_interface(machine: dict[str, Any]) -> None:
+    """Who runs the VM may make it later; or its name is wrong."""
+    if machine["interface_missing"]:
+        output.warn(
+            f"host {machine['host']} has no interface {machine['interface']} now: machine "
+            f"{machine['id']} gets no traffic before it has. Start the VM, or correct the name: "
+            f"flyebpf machines move {machine['id']} --interface DEV"
+        )
 
 
 def parse_pairs(words: Sequence[str]) -> dict[str, str]:
@@ -104,7 +115,9 @@ def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
 
 
 def _state(machine: dict[str, Any]) -> str:
-    return f"{machine['state']}{', cordoned' if machine['cordoned'] else ''}"
+    cordoned = ", cordoned" if machine["cordoned"] else ""
+    missing = ", no interface" if machine["interface_missing"] else ""
+    return f"{machine['state']}{cordoned}{missing}"
 
 
 @machines.command()
@@ -184,6 +197,7 @@ def move(id_: str, interface: str, host: str | None, mac: str | None, as_json: b
     else:
         output.say(f"Moved machine {machine['id']} to host {machine['host']}.")
         _print_one(machine)
+    _warn_of_interface(machine)
 
 
 @machines.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -183,6 +184,12 @@ class DaemonBackend:
         if self._mesh is None or not names:
             return {}
         return self._mesh.user_peers(names.pop())
+
+    def has_interface(self, name: str) -> bool:
+        try:
+            return socket.if_nametoindex(name) > 0
+        except OSError:
+            return False
 
     def handshakes(self) -> Mapping[str, str]:
         return self._mesh.handshakes() if self._mesh else {}

@@ -142,6 +142,27 @@ def test_machine_options_reach_the_daemon(web: Cli) -> None:
     assert machine["metadata"] == {"a": "1", "b": "2"}
 
 
+def test_an_interface_that_is_not_there_is_said(web: Cli) -> None:
+    """The machine is added: whoever runs the VM may make it later."""
+    web.backend.missing_interfaces = {"tap7"}
+    command = "machines add -a web --interface tap7 --mac 02:00:00:00:00:07"
+    code, out, err = web(*command.split())
+    assert code == 0
+    assert "Added machine" in out
+    assert err.startswith("Warning: host h1 has no interface tap7 now: machine ")
+    ident = web.json("machines list")[0]["id"]
+    assert f"flyebpf machines move {ident} --interface DEV" in err
+    assert web(*command.split())[::2] == (0, err), "again"
+    assert "started, no interface" in web.ok("machines list")
+    assert "no interface" in web.ok(f"machines show {ident}")
+    web.backend.missing_interfaces = set()
+    assert web(*command.split())[2] == ""
+    assert "no interface" not in web.ok("machines list")
+    web.backend.missing_interfaces = {"tap8"}
+    assert "no interface tap8 now" in web(*f"machines move {ident} --interface tap8".split())[2]
+    assert web.json("machines list")[0]["interface_missing"]
+
+
 def test_several_machines_at_once(web: Cli) -> None:
     ids = [add_machine(web, number=number)["id"] for number in (1, 2)]
     web.ok(f"machines stop {' '.join(ids)}")

@@ -7,7 +7,7 @@ from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref
 from flyebpf.api.table import Handler, Route, items, page
-from flyebpf.ops import hosts, machines, rotation, tokens
+from flyebpf.ops import hosts, rotation, tokens
 
 ONE = "/v1/hosts/{host}"
 DEFAULT_MINUTES = 60
@@ -36,11 +36,10 @@ def setting_drained(drained: bool) -> Handler:
 def remove(call: Call) -> object:
     backend, force = call.backend, call.body.get("force", False)
     lookup = views.Lookup(call.store)
-    mtu = machines.mtu(backend.config)
     removed = hosts.remove(call.store, backend.config, call.path["host"], force=force)
     return {
         "host": removed.host.name,
-        "machines": [views.machine(machine, lookup, mtu) for machine in removed.machines],
+        "machines": [views.machine(machine, lookup, backend) for machine in removed.machines],
         "wireguard_peers": [views.wireguard_peer(peer, lookup) for peer in removed.peers],
     }
 

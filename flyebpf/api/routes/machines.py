@@ -17,8 +17,8 @@ ONE = "/v1/machines/{machine}"
 def list_all(call: Call) -> object:
     store, app = call.store, call.query.get("app")
     lookup = views.Lookup(store) if app else views.Lookup(store, App, Network, Host)
-    mtu = machines.mtu(call.backend.config)
-    return page([views.machine(record, lookup, mtu) for record in machines.list_all(store, app)])
+    found = machines.list_all(store, app)
+    return page([views.machine(record, lookup, call.backend) for record in found])
 
 
 def add(call: Call) -> object:
@@ -88,7 +88,7 @@ def host_files(call: Call) -> object:
 
 
 def _view(call: Call, record: Machine) -> object:
-    return views.machine(record, views.Lookup(call.store), machines.mtu(call.backend.config))
+    return views.machine(record, views.Lookup(call.store), call.backend)
 
 
 def _action(verb: str, summary: str, handler: Handler) -> Route:
