@@ -62,7 +62,9 @@ class MeshConfig:
     devices' names (wireguard). ``mtu``: of the mesh, bytes; 0: what the
     interface that leads to ``endpoint`` leaves. ``return_path``: "direct", or
     "edge" where the network filters sources. ``latency``: round-trip times that
-    override measured ones, ``"ams fra 8"`` in ms.
+    override measured ones, ``"ams fra 8"`` in ms. ``users_endpoint``: the address
+    at which users' peers reach this host; "" where ``endpoint`` is it, which it
+    never is on a plain fabric.
     """
 
     underlay: str = "none"
@@ -72,6 +74,7 @@ class MeshConfig:
     mtu: int = 0
     return_path: str = "direct"
     latency: tuple[str, ...] = ()
+    users_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

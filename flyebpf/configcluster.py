@@ -29,6 +29,7 @@ def check(config: DaemonConfig) -> list[Problem]:
     meshed = config.mesh.underlay in ("wireguard", "plain")
     if meshed or config.mesh.endpoint:  # users' WireGuard peers need it without a mesh too
         found += check_endpoint(config)
+    found += check_users_endpoint(config)
     if meshed:
         found += check_interface(config)
     found += check_mesh(config.mesh)
@@ -64,11 +65,26 @@ def check_sixpn(config: DaemonConfig) -> Iterator[Problem]:
 
 
 def check_endpoint(config: DaemonConfig) -> Iterator[Problem]:
-    text = config.mesh.endpoint
-    key, remedy = "mesh.endpoint", "give the address at which the other hosts reach this one"
-    if not text:
-        yield Problem(key, f"is missing, with mesh.underlay = {config.mesh.underlay!r}", remedy)
+    remedy = "give the address at which the other hosts reach this one"
+    if config.mesh.endpoint:
+        yield from check_reachable(config, "mesh.endpoint", config.mesh.endpoint, remedy)
         return
+    text = f"is missing, with mesh.underlay = {config.mesh.underlay!r}"
+    yield Problem("mesh.endpoint", text, remedy)
+
+
+def check_users_endpoint(config: DaemonConfig) -> Iterator[Problem]:
+    mesh, key = config.mesh, "mesh.users_endpoint"
+    if not mesh.users_endpoint:
+        return
+    remedy = "give the address at which users reach this host"
+    yield from check_reachable(config, key, mesh.users_endpoint, remedy)
+    if not mesh.endpoint:
+        yield Problem(key, "is given without mesh.endpoint", "give that one too")
+
+
+def check_reachable(config: DaemonConfig, key: str, text: str, remedy: str) -> Iterator[Problem]:
+    """An address of this host that others can send to."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -84,10 +100,12 @@ def check_endpoint(config: DaemonConfig) -> Iterator[Problem]:
         or address.is_link_local or scoped
     ):  # fmt: skip
         yield Problem(key, f"{text} cannot be reached by other hosts", remedy)
-    yield from check_apart(config, address)
+    yield from check_apart(config, key, address)
 
 
-def check_apart(config: DaemonConfig, address: IPv4Address | IPv6Address) -> Iterator[Problem]:
+def check_apart(
+    config: DaemonConfig, key: str, address: IPv4Address | IPv6Address
+) -> Iterator[Problem]:
     """The endpoint is in nothing that machines or apps get addresses of."""
     pools, private = config.pools, config.private
     groups = {
@@ -99,7 +117,7 @@ def check_apart(config: DaemonConfig, address: IPv4Address | IPv6Address) -> Ite
         "pools.egress": pools.egress,
         "private networks": (str(SIXPN),),
     }
-    for key, texts in groups.items():
+    for group, texts in groups.items():
         for text in texts:
             try:
                 inside = address in ip_network(text, strict=False)
@@ -107,9 +125,7 @@ def check_apart(config: DaemonConfig, address: IPv4Address | IPv6Address) -> Ite
                 continue
             if inside:
                 yield Problem(
-                    "mesh.endpoint",
-                    f"{address} is in {text} of {key}",
-                    "give an address of the host itself",
+                    key, f"{address} is in {text} of {group}", "give an address of the host itself"
                 )
 
 

@@ -319,7 +319,8 @@ class Host:
     ``PEERS_KEY``, that of the device for users' peers, which listens on ``port``
     plus ``PEERS_PORT`` and whose key is never rotated, as it is in users' files.
     ``drained``: its machines get no new flows and are left out of answers.
-    ``identity``: random, of the machine that is this host, so that another one
+    ``users_endpoint``: the address at which users' peers reach it; "" where
+    ``endpoint`` is it. ``identity``: random, of the machine that is this host, so that another one
     that was given the same name is told apart; "" until its daemon has started.
     """
 
@@ -334,6 +335,7 @@ class Host:
     keys: dict[str, str] = field(default_factory=dict)
     drained: bool = False
     identity: str = ""
+    users_endpoint: str = ""
 
     @property
     def ident(self) -> str:

@@ -45,6 +45,7 @@ def host_of(config: DaemonConfig) -> Host:
         underlay=mesh.underlay,
         endpoint=str(ip_address(mesh.endpoint)) if mesh.endpoint else "",
         port=mesh.port if mesh.endpoint else 0,
+        users_endpoint=str(ip_address(mesh.users_endpoint)) if mesh.users_endpoint else "",
     )
 
 

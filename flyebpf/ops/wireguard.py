@@ -81,7 +81,7 @@ def create(
             )
         number = _free_number(tx, wanted)
         with sound(f"host {at.name} or of network {place.ident}"):
-            ip_address(at.endpoint)
+            ip_address(_reached_at(at))
             address = sixpn.peer_prefix(place.number, at.number, number)
         peer = replace(wanted, address=address)
         tx.put(peer)
@@ -128,12 +128,25 @@ def _gateway(tx: Tx, name: str) -> Host:
             f"host {name!r} has no address at which a WireGuard peer could reach it",
             "set mesh.endpoint in its configuration, or name another gateway with --gateway",
         )
+    if not _reached_at(host):
+        raise UnavailableError(
+            f"the endpoint {host.endpoint} of host {name!r} is its address on the plain fabric, "
+            "which users do not reach",
+            "set mesh.users_endpoint in its configuration to the address at which they reach it, "
+            "and restart its daemon; or name another gateway with --gateway",
+        )
     if PEERS_KEY not in host.keys:
         raise UnavailableError(
             f"host {name!r} takes no WireGuard peers: it has published no key for them",
             "its daemon does that when it runs; `flyebpf status` there says what is wrong",
         )
     return host
+
+
+def _reached_at(gateway: Host) -> str:
+    """Where users' peers reach it; "" where that is not known."""
+    own = "" if gateway.underlay == "plain" else gateway.endpoint
+    return gateway.users_endpoint or own
 
 
 def _free_number(tx: Tx, wanted: WireguardPeer) -> int:
@@ -180,7 +193,7 @@ def _config_text(peer: WireguardPeer, network: Network, gateway: Host, private: 
         if private
         else f"# PrivateKey = (the one whose public half is {peer.public_key})"
     )
-    endpoint = _endpoint(gateway.endpoint, gateway.port + PEERS_PORT)
+    endpoint = _endpoint(_reached_at(gateway), gateway.port + PEERS_PORT)
     lines: Sequence[str] = (
         f"# WireGuard peer {peer.name} of organization {peer.org}, network {peer.network},",
         f"# through host {gateway.name}",

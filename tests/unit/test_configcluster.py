@@ -30,11 +30,19 @@ def test_every_key_is_read() -> None:
         MINIMAL.replace("uplinks", 'store = "etcd"\nuplinks')
         + '[mesh]\nunderlay = "plain"\nendpoint = "2001:db8::1"\nport = 65533\ninterface = "eth1"\n'
         'mtu = 8900\nreturn_path = "edge"\nlatency = ["ams fra 8", "ams nrt 240.5"]\n'
+        'users_endpoint = "192.0.2.9"\n'
         f'[etcd]\n{MEMBERS}ca = "/a"\ncert = "/b"\nkey = "/c"\nprefix = "/a/b/"\ntimeout = 3\n'
     )
     assert config.store == "etcd"
     assert config.mesh == MeshConfig(
-        "plain", "2001:db8::1", 65533, "eth1", 8900, "edge", ("ams fra 8", "ams nrt 240.5")
+        "plain",
+        "2001:db8::1",
+        65533,
+        "eth1",
+        8900,
+        "edge",
+        ("ams fra 8", "ams nrt 240.5"),
+        "192.0.2.9",
     )
     members = ("https://10.0.0.1:2379", "https://[fd00::2]:2379", "https://etcd-3")
     assert config.etcd == EtcdConfig(members, "/a", "/b", "/c", "/a/b/", 3)
@@ -52,6 +60,9 @@ def test_every_key_is_read() -> None:
         ),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "host-1"', 6, "is not an IP address"),
         ('[mesh]\nendpoint = "host-1"', 5, "is not an IP address"),
+        (MESH + 'users_endpoint = "host-1"', 7, "mesh.users_endpoint: 'host-1' is not an IP"),
+        (MESH + 'users_endpoint = "172.16.0.1"', 7, "mesh.users_endpoint: 172.16.0.1 is in"),
+        ('[mesh]\nusers_endpoint = "192.0.2.1"', 5, "is given without mesh.endpoint"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "127.0.0.1"', 6, "cannot be reached by"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "fe80::1%eth0"', 6, "cannot be reached by"),
         ('[mesh]\nunderlay = "wireguard"\nendpoint = "172.16.0.1"', 6, "of private.prefix"),

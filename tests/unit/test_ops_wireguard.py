@@ -38,6 +38,30 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         yield store
 
 
+def change_host(store: SqliteStore, **values: Any) -> None:
+    host = replace(find(store, Host, "h2"), **values)
+    transact(store, lambda tx: tx.put(host))
+
+
+def test_users_reach_a_gateway_at_their_own_address(store: SqliteStore) -> None:
+    change_host(store, users_endpoint="2001:db8::2")
+    made = wireguard.create(store, H2, "laptop", "acme")
+    assert "Endpoint = [2001:db8::2]:51822\n" in made.config
+
+
+def test_a_plain_fabric_is_nothing_that_users_reach(store: SqliteStore) -> None:
+    change_host(store, underlay="plain")
+    before = store.revision()
+    with pytest.raises(
+        UnavailableError, match=r"192\.0\.2\.2 of host 'h2'.* plain fabric"
+    ) as caught:
+        wireguard.create(store, H2, "laptop", "acme")
+    assert "mesh.users_endpoint" in caught.value.remedy
+    assert store.revision() == before
+    change_host(store, users_endpoint="198.51.100.2")
+    assert "Endpoint = 198.51.100.2:51822\n" in wireguard.create(store, H2, "laptop", "acme").config
+
+
 def test_the_configuration_is_that_of_the_contract(store: SqliteStore) -> None:
     made = wireguard.create(store, H2, "laptop", "acme")
     (private,) = re.findall("^PrivateKey = (.*)$", made.config, re.MULTILINE)
