@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flyebpf.config import DaemonConfig, MeshConfig, PoolsConfig
+from flyebpf.config import DaemonConfig, MeshConfig, PoolsConfig, ProxyConfig
+from flyebpf.model.certificates import Certificate
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
     Address,
@@ -21,7 +22,7 @@ from flyebpf.model.records import (
     Port,
     Service,
 )
-from flyebpf.model.sixpn import HOST_BIT
+from flyebpf.model.sixpn import HOST_BIT, flycast_address
 from flyebpf.model.state import State
 from flyebpf.store.base import Change, Entry
 
@@ -37,6 +38,12 @@ HERE = Host("h1", HOST_BIT | 1, "ams", "172.16.0.0/20")
 THERE = Host("h2", HOST_BIT | 2, "fra", "172.16.16.0/20")
 MESH = replace(CONFIG, mesh=MeshConfig(underlay="wireguard", endpoint="192.0.2.1"))
 """Of host h1 in a cluster."""
+PROXY = replace(
+    MESH,
+    pools=PoolsConfig(anycast_v4=("203.0.113.0/24",), shared_v4=("198.51.100.0/30",)),
+    proxy=ProxyConfig("envoy"),
+)
+"""The same with a proxy."""
 
 
 def host(number: int, /, region: str = "ams", **values: Any) -> Host:
@@ -93,6 +100,33 @@ def address(
     text: str = "203.0.113.1", app: str = "web", type: AddressKind = AddressKind.V4
 ) -> Address:
     return Address(text, app, type)
+
+
+def shared(app: str = "web", text: str = "198.51.100.1") -> Address:
+    return Address(text, app, AddressKind.SHARED_V4)
+
+
+def flycast(app: str = "web", number: int = 1, network: Network = NETWORK) -> Address:
+    """An address of the app for callers on a network."""
+    text = flycast_address(network.number, number)
+    return Address(text, app, AddressKind.PRIVATE_V6, network.name, org=network.org)
+
+
+def certificate(hostname: str, app: str = "web") -> Certificate:
+    """One whose chain and key say whose they are."""
+    return Certificate(
+        hostname,
+        app,
+        f"chain of {hostname}",
+        f"key of {hostname}",
+        names=(hostname,),
+        issuer="Test CA",
+        self_issued=False,
+        key_type="ECDSA P-256",
+        fingerprint="",
+        not_before="2026-01-01T00:00:00Z",
+        not_after="2027-01-01T00:00:00Z",
+    )
 
 
 def web(*more: AnyRecord) -> State:

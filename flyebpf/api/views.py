@@ -193,10 +193,8 @@ def address(record: Address, lookup: Lookup) -> Json:
         "created": record.created,
     }
     if record.network:  # a Flycast address is on its callers' network, not on the app's
-        owner = lookup.find(App, record.app)
-        org = record.org or (owner.org if owner else "")
-        called = network_fields(lookup.find(Network, f"{org}/{record.network}"))
-        return {**shown, **called, "org": org, "network": record.network}
+        called = network_fields(lookup.find(Network, f"{record.org}/{record.network}"))
+        return {**shown, **called, "org": record.org, "network": record.network}
     return {**shown, **place}
 
 
@@ -252,26 +250,13 @@ def service(
         "first_port": exposure.first,
         "last_port": exposure.last,
         "internal_port": exposure.internal_port,
-        "handlers": handlers_of(owner, exposure),
+        "handlers": list(exposure.port.handlers),
         "processes": list(exposure.groups),
         "addresses": list(addresses),
         "machines": machines,
         "needs_proxy": exposure.proxy,
         "counters": None if counters is None else _counters(counters),
     }
-
-
-def handlers_of(owner: Deployment, exposure: Exposure) -> list[str]:
-    """The handlers of the port that the exposure was made from."""
-    for service in owner.services:
-        for port in service.ports:
-            if (service.protocol, port.start, port.end) == (
-                exposure.protocol,
-                exposure.first,
-                exposure.last,
-            ):
-                return list(port.handlers)
-    return []
 
 
 def _counters(record: ServiceCounters) -> Json:

@@ -114,11 +114,14 @@ class ProxyRouteRow(Row):
 @dataclass(frozen=True, slots=True)
 class ProxySniRow(Row):
     """On shared addresses, connections of a ``tls`` port (decrypted, then as they
-    are) for a server name to a cluster. ``host`` as in ``ProxyRouteRow.hosts``."""
+    are) for a server name to a cluster. ``host`` as in ``ProxyRouteRow.hosts``.
+    ``route``: the name of the route where they are HTTP (``cluster`` is "" then), else
+    ""."""
 
     port: int
     host: str
     cluster: str
+    route: str = ""
 
     @property
     def key(self) -> Hashable:
@@ -188,10 +191,14 @@ class ProxyTargetRow(Row):
 class ProxyCertificateRow(Row):
     """A certificate of an app for the names in ``hosts`` (form as in
     ``ProxyRouteRow.hosts``). ``chain`` and ``private_key``: PEM text. The key is
-    never logged or shown."""
+    never logged or shown. ``fallback``: the app has signed it itself, for clients
+    that ask at its own addresses, on ports with ``default_self_signed``, for a name
+    that no other row of the app has, or for none; ``hosts`` may be empty.
+    ``name``: ``<app>/<host>``."""
 
     name: str
     app: str
     hosts: tuple[str, ...]
     chain: str = field(repr=False)
     private_key: str = field(repr=False)
+    fallback: bool = False

@@ -220,8 +220,7 @@ class Address:
     """An allocated address; its id is the address itself, so that two owners
     of one address cannot exist. A shared one has a record for each app.
 
-    ``network`` and ``org``: of a Flycast address, where its callers are; an ``org``
-    of "" is the app's.
+    ``network`` and ``org``: of a Flycast address, where its callers are.
     """
 
     kind: ClassVar[str] = "address"

@@ -23,6 +23,8 @@ def misfit(service: Service, port: Port) -> str | None:
     if HTTPS in (port.start, port.end) or port.start < HTTPS < port.end:
         good = port.start == port.end and handlers == {"http", "tls"}
         return None if good else f"port {HTTPS} must have the handlers [http, tls] and no others"
+    if port.start != port.end:
+        return "a range of ports is no app's alone"
     if "tls" not in handlers:
         return f"only the handler tls says the app's name on ports other than {HTTP} and {HTTPS}"
     return None

@@ -124,6 +124,7 @@ class State:
         self._machines_by_ip = Index()
         self._machines_by_number = Index()
         self._addresses_by_app = Index()
+        self._addresses_by_network = Index()
         self._apps_by_network = Index()
         self._networks_by_number = Index()
         self._peers_by_host = Index()
@@ -200,6 +201,10 @@ class State:
     def addresses_of(self, app: str) -> list[Address]:
         """The app's addresses of every kind, by text."""
         return [self.addresses[ident] for ident in self._addresses_by_app[app]]
+
+    def addresses_on(self, network: str) -> list[Address]:
+        """The Flycast addresses whose callers are on a network (``org/name``)."""
+        return [self.addresses[ident] for ident in self._addresses_by_network[network]]
 
     def app_names(self) -> list[str]:
         """Apps, then names that addresses, deployments or machines give as one."""
@@ -283,7 +288,10 @@ class State:
                     (self._machines_by_number, record.number),
                 )
             case Address():
-                return ((self._addresses_by_app, record.app),)
+                return (
+                    (self._addresses_by_app, record.app),
+                    (self._addresses_by_network, f"{record.org}/{record.network}"),
+                )
             case App():
                 return ((self._apps_by_network, network_of(record)),)
             case Network():

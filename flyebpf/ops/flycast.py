@@ -71,12 +71,13 @@ def give(tx: Tx, owner: App, place: Network) -> Address:
     Numbers count up in each network and are never used again: whoever has kept
     an old address reaches nobody.
     """
-    wanted = Address("", owner.name, AddressKind.PRIVATE_V6, place.name, created=now())
-    for address in every(tx.store, Address, app=owner.name, type=wanted.type.value):
-        if (address.org or owner.org, address.network) == (place.org, place.name):
-            current = tx.get(Address, address.ident)
-            if current is not None:
-                return current
+    wanted = Address(
+        "", owner.name, AddressKind.PRIVATE_V6, place.name, created=now(), org=place.org
+    )
+    same = {"app": owner.name, "type": wanted.type.value, "org": place.org, "network": place.name}
+    for address in every(tx.store, Address, **same):
+        if (current := tx.get(Address, address.ident)) is not None:
+            return current
     pool = tx.get(Pool, f"flycast/{place.ident}") or Pool(f"flycast/{place.ident}")
     number = max(pool.positions.get(_NEXT, 1), 1)
     if number > _LAST:
@@ -86,7 +87,7 @@ def give(tx: Tx, owner: App, place: Network) -> Address:
         )
     with sound(f"network {place.ident}"):
         text = sixpn.flycast_address(place.number, number)
-    address = replace(wanted, address=text, org="" if place.org == owner.org else place.org)
+    address = replace(wanted, address=text)
     tx.put(replace(pool, positions={_NEXT: number + 1}))
     tx.put(address)
     return address

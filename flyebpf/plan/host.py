@@ -15,6 +15,7 @@ from flyebpf.plan.hosts import PLAIN, Hosts
 from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
 from flyebpf.plan.names import nameservers
 from flyebpf.plan.prefixes import Prefix
+from flyebpf.plan.proxy import proxy_row
 from flyebpf.plan.site import Plan, Site
 
 ALLOW = 0
@@ -51,6 +52,8 @@ def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
     _policy(plan, config)
     if config.uplinks:
         plan.rows.append(NatRow(config.private.prefix, config.uplinks))
+    if site.proxied:
+        plan.rows.append(proxy_row(config))
     plan.rows += [UplinkRow(name, config.dataplane.xdp_mode) for name in config.uplinks]
     return plan
 

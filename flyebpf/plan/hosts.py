@@ -86,11 +86,15 @@ class Hosts:
         return self._chosen[name]
 
     def _may_be_chosen(self, name: str) -> bool:
+        host = self._fleet.hosts.get(name)
+        return self.is_reached(name) and not (host is not None and host.drained)
+
+    def is_reached(self, name: str) -> bool:
+        """Whether packets get to machines of this host."""
         if name == self._here:
-            own = self.own
-            return own is None or not own.drained
+            return True
         host = self.accepted(name)
-        return host is not None and not host.drained and self.sends and self.has_key(host)
+        return host is not None and self.sends and self.has_key(host)
 
     def is_there(self, name: str) -> bool:
         """Whether its daemon is. While no daemon at all is, the store has lost

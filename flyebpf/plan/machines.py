@@ -63,7 +63,10 @@ def _plan_remote(plan: Plan, state: State, router: Router, hosts: Hosts, machine
     if host is None or misfit(hosts.site, state, machine) is not None:
         return
     found = router.routes(state, machine.app)
-    if found.vips and any(machine.group in exposure.groups for exposure in found.exposures):
+    if any(
+        machine.group in exposure.groups and (found.vips or found.by_proxy(exposure))
+        for exposure in found.exposures
+    ):
         live = machine.state is MachineState.STARTED
         plan.rows.append(
             SlotRow(
@@ -148,7 +151,7 @@ def _replies(found: Routes, machine: Machine) -> Iterator[ReplyRow]:
         return
     first: dict[tuple[int, int], Exposure] = {}
     for exposure in found.exposures:
-        if machine.group in exposure.groups:
+        if machine.group in exposure.groups and not exposure.proxy:
             first.setdefault((exposure.proto, exposure.internal_port), exposure)
     for (proto, internal_port), exposure in first.items():
         yield ReplyRow(

@@ -29,10 +29,10 @@ def network_number(state: State, app: str) -> tuple[int, str | None]:
             f"network {record.org}/{record.network} of app {app} is missing or unreadable: "
             f"restore the store"
         )
-    return _number(state, network)
+    return numbered(state, network)
 
 
-def _number(state: State, network: Network) -> tuple[int, str | None]:
+def numbered(state: State, network: Network) -> tuple[int, str | None]:
     """Of two networks with one number the first by name keeps it: they would
     reach each other."""
     if not 0 < network.number < HOST_BIT:
@@ -73,7 +73,7 @@ def _peer_misfit(hosts: Hosts, state: State, peer: WireguardPeer) -> str | None:
     network = state.networks.get(f"{peer.org}/{peer.network}")
     if network is None:
         return f"its network {peer.org}/{peer.network} is missing or unreadable"
-    number, problem = _number(state, network)
+    number, problem = numbered(state, network)
     if problem is not None:
         return problem
     if not hosts.number:

@@ -20,12 +20,13 @@ from flyebpf.plan.machines import plan_machine
 from flyebpf.plan.mesh import plan_neighbour
 from flyebpf.plan.names import plan_names
 from flyebpf.plan.networks import plan_peer
+from flyebpf.plan.proxy import plan_proxy
 from flyebpf.plan.services import Router
 from flyebpf.plan.site import Owner, Plan, Site
 from flyebpf.plan.touched import Touched
 
 log = logging.getLogger(__name__)
-_APART = ("app", "machine", "mesh", "names", "wireguard")
+_APART = ("app", "machine", "mesh", "names", "proxy", "wireguard")
 """Owners without whose rows the others' are as good as before."""
 _REMEDY = "look for a damaged record of it in the store, and remove it or make it anew"
 
@@ -83,15 +84,19 @@ class Planner:
         site, hosts = self._site, self._lookout.hosts(state)
         match owner:
             case ("machine", ident):
-                return plan_machine(site, state, self._router, hosts, ident)
+                plan = plan_machine(site, state, self._router, hosts, ident)
             case ("app", name):
-                return plan_app(site, state, hosts, self._router.routes(state, name))
+                plan = plan_app(site, state, hosts, self._router.routes(state, name))
+            case ("proxy", name):
+                plan = plan_proxy(site, state, hosts, self._router.routes(state, name))
             case ("names", name):
-                return plan_names(state, site.config.host, name)
+                plan = plan_names(state, site.config.host, name)
             case ("mesh", name):
-                return plan_neighbour(site, hosts, state, name)
+                plan = plan_neighbour(site, hosts, state, name)
             case ("wireguard", ident):
-                return plan_peer(site, hosts, state, ident)
+                plan = plan_peer(site, hosts, state, ident)
             case ("host",):
-                return plan_host(site, state, hosts)
-        raise ValueError(f"no such owner: {owner}")
+                plan = plan_host(site, state, hosts)
+            case _:
+                raise ValueError(f"no such owner: {owner}")
+        return plan

@@ -12,26 +12,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
+from flyebpf.model.shared import misfit
 from flyebpf.model.state import State
+from flyebpf.plan.front import NOWHERE, Front, find_front
 from flyebpf.plan.prefixes import parse_ipv4, within
 from flyebpf.plan.site import Site
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
+TCP = PROTOCOLS["tcp"]
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
     """A port range of a service, on every VIP of its app.
 
-    ``groups``: the process groups that serve it, sorted.
+    ``groups``: the process groups that serve it, sorted. ``number``: of the service
+    in the deployment.
     """
 
-    protocol: str
-    first: int
-    last: int
-    internal_port: int
+    number: int
+    service: Service
+    port: Port
     groups: tuple[str, ...]
-    proxy: bool
+
+    @property
+    def protocol(self) -> str:
+        return self.service.protocol
+
+    @property
+    def first(self) -> int:
+        return self.port.start
+
+    @property
+    def last(self) -> int:
+        return self.port.end
+
+    @property
+    def internal_port(self) -> int:
+        return self.service.internal_port
+
+    @property
+    def proxy(self) -> bool:
+        """Whether it has handlers, which the kernel cannot serve."""
+        return bool(self.port.handlers)
 
     @property
     def proto(self) -> int:
@@ -72,7 +95,7 @@ def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
                 f"{', '.join(deployment.processes) or 'none'}: set processes and deploy again"
             )
             continue
-        for exposure in _ranges(service, groups, where, problems):
+        for exposure in _ranges(number, service, groups, where, problems):
             others = taken.setdefault(exposure.protocol, [])
             if overlap := _overlap(others, exposure):
                 problems.append(
@@ -107,18 +130,31 @@ class Routes:
     """What an app exposes, for its services as for its machines' replies.
 
     ``ways``: how many (VIP, external port) lead to each (group, protocol
-    number, internal port).
+    number, internal port) without the proxy. ``front``: where the proxy serves it.
     """
 
     app: str
     vips: list[str]
     exposures: list[Exposure]
     ways: dict[tuple[str, int, int], int]
+    front: Front
     problems: list[str]
+
+    def by_proxy(self, exposure: Exposure) -> bool:
+        """Whether the proxy opens connections to the exposure's machines."""
+        front = self.front
+        if exposure.proto != TCP:
+            return False
+        if front.flycast or (front.own and exposure.proxy):
+            return True
+        return front.shared and misfit(exposure.service, exposure.port) is None
 
     def needs_reverse(self, exposure: Exposure) -> bool:
         """Whether a machine cannot tell from (protocol, internal port) alone
-        which address and port a client has used."""
+        which address and port a client has used. To the proxy it answers as to
+        any client."""
+        if exposure.proxy:
+            return False
         proto, port = exposure.proto, exposure.internal_port
         return any(self.ways[group, proto, port] > 1 for group in exposure.groups)
 
@@ -152,16 +188,19 @@ def routes(site: Site, state: State, app: str) -> Routes:
                 f"app {app} is missing or unreadable, so its addresses lead nowhere: "
                 f"create it again, or release its addresses"
             )
-        return Routes(app, [], [], {}, problems)
+        return Routes(app, [], [], {}, NOWHERE, problems)
     addresses = vips(site, state, app, problems)
     exposed = exposures(deployment, problems) if deployment else []
+    front = find_front(site, state, app, addresses, problems)
     ways: dict[tuple[str, int, int], int] = {}
     for exposure in exposed:
+        if exposure.proxy:
+            continue
         count = len(addresses) * (exposure.last - exposure.first + 1)
         for group in exposure.groups:
             key = (group, exposure.proto, exposure.internal_port)
             ways[key] = ways.get(key, 0) + count
-    return Routes(app, addresses, exposed, ways, problems)
+    return Routes(app, addresses, exposed, ways, front, problems)
 
 
 def _groups(deployment: Deployment, service: Service) -> tuple[str, ...]:
@@ -172,7 +211,7 @@ def _groups(deployment: Deployment, service: Service) -> tuple[str, ...]:
 
 
 def _ranges(
-    service: Service, groups: tuple[str, ...], where: str, problems: list[str]
+    number: int, service: Service, groups: tuple[str, ...], where: str, problems: list[str]
 ) -> Iterator[Exposure]:
     if service.protocol not in PROTOCOLS or not _is_port(service.internal_port):
         problems.append(
@@ -187,14 +226,7 @@ def _ranges(
                 f"correct the service and deploy again"
             )
             continue
-        yield Exposure(
-            service.protocol,
-            port.start,
-            port.end,
-            service.internal_port,
-            groups,
-            bool(port.handlers),
-        )
+        yield Exposure(number, service, port, groups)
 
 
 def _is_port(number: int) -> bool:

@@ -11,7 +11,8 @@ from flyebpf.plan.prefixes import Prefix, parse_all
 
 Owner = tuple[str, ...]
 """Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``,
-``("names", app)`` for its names in DNS,
+``("names", app)`` for its names in DNS, ``("proxy", app)`` for what the proxy
+serves of it,
 ``("mesh", name)`` for another host, ``("wireguard", id)`` for a user's peer."""
 
 HOST: Owner = ("host",)
@@ -24,11 +25,23 @@ class Site:
 
     config: DaemonConfig
     anycast: tuple[Prefix, ...]
+    shared: tuple[Prefix, ...]
     private: Prefix | None
 
     @classmethod
     def of(cls, config: DaemonConfig) -> Site:
-        return cls(config, parse_all(config.pools.anycast_v4), Prefix.parse(config.private.prefix))
+        pools = config.pools
+        return cls(
+            config,
+            parse_all(pools.anycast_v4),
+            parse_all(pools.shared_v4),
+            Prefix.parse(config.private.prefix),
+        )
+
+    @property
+    def proxied(self) -> bool:
+        """Whether this host runs a proxy."""
+        return self.config.proxy.engine != "none"
 
 
 @dataclass(slots=True)

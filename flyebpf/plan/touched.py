@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from flyebpf.model.certificates import Certificate, SelfSigned
 from flyebpf.model.nearest import Distances
 from flyebpf.model.records import (
     Address,
@@ -42,6 +43,19 @@ class Touched:
 
     def everything(self) -> dict[Owner, None]:
         """In the order in which it is cheapest to plan."""
+        return self._with_proxy(self._everything())
+
+    def _with_proxy(self, owners: Iterable[Owner]) -> dict[Owner, None]:
+        """What the proxy serves of an app follows from all that its rows do, and
+        from certificates."""
+        found: dict[Owner, None] = {}
+        for owner in owners:
+            found[owner] = None
+            if self._site.proxied and owner[0] == "app":
+                found["proxy", owner[1]] = None
+        return found
+
+    def _everything(self) -> dict[Owner, None]:
         owners: dict[Owner, None] = {HOST: None}
         owners.update(dict.fromkeys(self._neighbours()))
         owners.update(
@@ -57,6 +71,9 @@ class Touched:
 
     def by(self, update: Update) -> set[Owner]:
         """The owners that a change touches."""
+        return set(self._with_proxy(self._by(update)))
+
+    def _by(self, update: Update) -> set[Owner]:
         before, after = update.before, update.after
         if before == after:
             return set()
@@ -78,18 +95,27 @@ class Touched:
 
     def _record(self, record: AnyRecord) -> set[Owner]:
         """Owners of what the record names, before or after."""
+        owners: set[Owner] = set()
         match record:
             case App():
-                return self._apps((record.name,)) | self._names_of(record)
+                owners = self._apps((record.name,)) | self._names_of(record)
             case Address(app=app) | Deployment(app=app):
-                return self._apps((app,)) | {("names", app)}
+                owners = self._apps((app,)) | {("names", app)}
+            case Certificate() | SelfSigned():
+                owners = self._certificate(record.app)
             case Machine():
-                return self._machine(record) | self._names_with(record)
+                owners = self._machine(record) | self._names_with(record)
             case Network():
-                return self._network(record)
+                owners = self._network(record)
             case WireguardPeer():
-                return self._peer(record)
-        return set()
+                owners = self._peer(record)
+        return owners
+
+    def _certificate(self, app: str) -> set[Owner]:
+        """The operator's is every app's."""
+        if not self._site.proxied:
+            return set()
+        return {("proxy", name) for name in ((app,) if app else self._state.app_names())}
 
     def _machines(self, machines: Iterable[Machine]) -> list[Owner]:
         """Those that may have rows here: with a mesh, also those of others."""
@@ -177,6 +203,8 @@ class Touched:
         names: set[Owner] = {
             ("names", app) for ident in idents for app in self._state.apps_in(ident)
         }
+        if self._site.proxied:
+            owners |= self._apps({a.app for i in idents for a in self._state.addresses_on(i)})
         return owners | names | peers | ({HOST} if peers else set())
 
     def _peer(self, peer: WireguardPeer) -> set[Owner]:

@@ -138,7 +138,7 @@ def test_every_kind_of_address(web: Api) -> None:
 
 def test_a_flycast_address_is_on_its_callers_network(web: Api) -> None:
     web.ok("POST", "/v1/apps", {"name": "api", "org": "acme", "network": "lan"})
-    record = Address("fdaa:0:2:0:1::1", "web", AddressKind.PRIVATE_V6, network="lan")
+    record = Address("fdaa:0:2:0:1::1", "web", AddressKind.PRIVATE_V6, "lan", org="acme")
     transact(web.backend.store, lambda tx: tx.put(record))
     (shown,) = web.ok("GET", "/v1/addresses?app=web")["items"]
     assert (shown["org"], shown["network"], shown["network_id"]) == ("acme", "lan", "00000002")

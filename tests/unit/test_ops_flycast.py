@@ -47,7 +47,7 @@ def test_it_is_on_the_apps_own_network(store: SqliteStore) -> None:
         "web",
         AddressKind.PRIVATE_V6,
     )
-    assert (made.network, made.org) == ("default", "")
+    assert (made.network, made.org) == ("default", "acme")
     assert give(store, "db").address == "fdaa:0:2:0:1::1"
 
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyebpf.config import DaemonConfig
+from flyebpf.model.certificates import SelfSigned
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
+    Address,
     AddressKind,
     App,
     Cluster,
@@ -34,7 +36,9 @@ from tests.records import (
     CLUSTER,
     CONFIG,
     MESH,
+    PROXY,
     address,
+    certificate,
     delete,
     deployment,
     host,
@@ -66,6 +70,26 @@ addresses = st.builds(
     app=st.sampled_from(APPS),
     type=st.sampled_from((AddressKind.V4, AddressKind.V4, AddressKind.SHARED_V4)),
 )
+shared_addresses = st.builds(
+    address,
+    st.sampled_from(("198.51.100.1", "203.0.113.1")),
+    app=st.sampled_from(APPS),
+    type=st.just(AddressKind.SHARED_V4),
+)
+private_addresses = st.builds(
+    Address,
+    st.sampled_from(("fdaa:0:7:0:1::1", "fdaa:0:8:0:1::1", "fdaa:0:7:0:1::2", "x")),
+    st.sampled_from(APPS),
+    st.just(AddressKind.PRIVATE_V6),
+    st.sampled_from(("default", "other")),
+    org=st.just("acme"),
+)
+certificates = st.builds(
+    certificate,
+    st.sampled_from(("www.example.com", "*.fly.test", "web.fly.test", "db.flycast")),
+    st.sampled_from((*APPS, "")),
+)
+signed = st.builds(SelfSigned, st.sampled_from(APPS), st.just("c"), st.just("k"), st.just(""))
 ports = st.sampled_from((80, 81, (80, 85), (84, 90)))
 services = st.builds(
     service,
@@ -73,6 +97,7 @@ services = st.builds(
     to=st.sampled_from((80, 8080)),
     protocol=st.sampled_from(("tcp", "udp")),
     groups=st.sampled_from(((), ("app",), ("worker",), GROUPS)),
+    handlers=st.sampled_from(((), (), ("http",), ("http", "tls"), ("tls",), ("tls", "pg_tls"))),
 )
 deployments = st.builds(
     lambda found, **more: deployment(*found, **more),
@@ -123,8 +148,9 @@ peers = st.builds(
 )
 statuses = st.builds(HostStatus, names, st.sampled_from(("2026-01-01", "2026-01-02")))
 of_apps = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters, networks)
+of_proxy = st.one_of(shared_addresses, private_addresses, certificates, signed)
 of_hosts = st.one_of(hosts, hosts, presences, latencies, latencies, peers, statuses)
-records = st.one_of(of_apps, of_hosts)
+records = st.one_of(of_apps, of_hosts, of_proxy)
 actions = st.tuples(records, st.sampled_from(("put", "put", "put", "delete", "spoil")))
 
 START = (
@@ -138,6 +164,8 @@ START = (
     host(2, "fra"),
     host(3, "lhr"),
     Network("acme", "default", 7),
+    address("198.51.100.1", app="db", type=AddressKind.SHARED_V4),
+    Address("fdaa:0:7:0:1::1", "web", AddressKind.PRIVATE_V6, "default", org="acme"),
 )
 """A state where everything is planned, so that each change matters."""
 
@@ -153,6 +181,7 @@ CONFIGS = {
     "alone": CONFIG,
     "wireguard": MESH,
     "plain": replace(MESH, mesh=replace(MESH.mesh, underlay="plain", interface="eth9")),
+    "proxy": PROXY,
     "told": replace(MESH, mesh=replace(MESH.mesh, latency=("ams lhr 6", "fra lhr 1"))),
 }
 

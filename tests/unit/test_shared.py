@@ -25,7 +25,7 @@ CASES: list[tuple[int | tuple[int, int], tuple[str, ...], str, str | None, str]]
     (5432, TLS, "tcp", None, "another port with TLS: the client's hello says its name"),
     (8443, BOTH, "tcp", None, "also with http"),
     (993, ("tls", "proxy_proto"), "tcp", None, "also with the PROXY protocol"),
-    ((9000, 9010), TLS, "tcp", None, "also a range"),
+    ((9000, 9010), TLS, "tcp", "a range of ports", "a range, each port of which has many names"),
     (8080, HTTP, "tcp", "only the handler tls", "http on another port than 80"),
     (25, (), "tcp", "only the handler tls", "a raw stream on any port"),
     (5432, ("pg_tls",), "tcp", "only the handler tls", "pg_tls asks before it says a name"),

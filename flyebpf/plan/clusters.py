@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of clusters: an app's machines as the proxy reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flyebpf.model.proxyrows import (
+    HTTP_CHAINS,
+    Chain,
+    ProxyClusterRow,
+    ProxyEndpoint,
+    ProxyTargetRow,
+)
+from flyebpf.model.records import Machine, MachineState, Port
+from flyebpf.model.state import State
+from flyebpf.plan.hosts import Hosts
+from flyebpf.plan.machines import misfit
+from flyebpf.plan.services import Exposure
+from flyebpf.plan.site import Site
+
+_CHAINS = {
+    frozenset(): Chain.RAW,
+    frozenset(("http",)): Chain.HTTP,
+    frozenset(("tls",)): Chain.TLS,
+    frozenset(("http", "tls")): Chain.HTTPS,
+    frozenset(("pg_tls",)): Chain.PG_TLS,
+}
+
+
+def chain_of(port: Port) -> Chain | None:
+    """What the proxy does with the port's connections; None for handlers that
+    contradict each other, which ``deploy`` refuses."""
+    return _CHAINS.get(frozenset(port.handlers) - {"proxy_proto"})
+
+
+class Clusters:
+    """The clusters of one app, each made at its first use."""
+
+    def __init__(self, site: Site, state: State, hosts: Hosts, app: str) -> None:
+        self._site = site
+        self._state = state
+        self._hosts = hosts
+        self._app = app
+        self._machines = _present(site, state, hosts, app)
+        self.rows: dict[str, ProxyClusterRow] = {}
+
+    def name(self, exposure: Exposure, chain: Chain) -> str:
+        """The cluster of an exposure whose connections arrive by ``chain``."""
+        row = self._row(exposure, chain)
+        have = self.rows.setdefault(row.name, row)
+        if have != row:  # another service to the same port, with limits of its own
+            row = self._row(exposure, chain, f"+s{exposure.number}")
+            self.rows.setdefault(row.name, row)
+        return row.name
+
+    def _row(self, exposure: Exposure, chain: Chain, more: str = "") -> ProxyClusterRow:
+        http = chain in HTTP_CHAINS
+        options, port = exposure.port.http_options, exposure.port
+        h2 = http and options is not None and options.h2_backend
+        proxy_proto = port.proxy_proto_version if "proxy_proto" in port.handlers else ""
+        name = f"{self._app}/{exposure.internal_port}:{','.join(exposure.groups)}"
+        name += ("" if http else "+tcp") + ("+h2" if h2 else "")
+        name += (f"+{proxy_proto}" if proxy_proto else "") + more
+        limits = exposure.service.concurrency
+        return ProxyClusterRow(
+            name,
+            self._app,
+            self._endpoints(exposure),
+            http,
+            h2=h2,
+            proxy_proto=proxy_proto,
+            limit=limits.type,
+            soft=limits.soft_limit,
+            hard=limits.hard_limit,
+        )
+
+    def _endpoints(self, exposure: Exposure) -> tuple[ProxyEndpoint, ...]:
+        """The nearest region's first. A machine whose host's daemon is gone comes
+        only when there is no other: that says little about the machine."""
+        found = [m for m in self._machines if m.group in exposure.groups]
+        found = [m for m in found if self._hosts.is_there(m.host)] or found
+        far = {machine.id: self._hosts.distance(machine.host) for machine in found}
+        ranks = {distance: rank for rank, distance in enumerate(sorted(set(far.values())))}
+        endpoints = [
+            ProxyEndpoint(
+                machine.id,
+                machine.private_ip,
+                exposure.internal_port,
+                machine.region,
+                ranks[far[machine.id]],
+                draining=machine.cordoned or not self._hosts.can_be_chosen(machine.host),
+            )
+            for machine in found
+        ]
+        return tuple(sorted(endpoints, key=lambda endpoint: (endpoint.priority, endpoint.machine)))
+
+
+def _present(site: Site, state: State, hosts: Hosts, app: str) -> list[Machine]:
+    """The app's machines that connections can be made to, or go on with."""
+    return [
+        machine
+        for machine in state.machines_of(app)
+        if machine.state is MachineState.STARTED
+        and hosts.is_reached(machine.host)
+        and misfit(site, state, machine) is None
+    ]
+
+
+def targets(clusters: Iterable[ProxyClusterRow]) -> list[ProxyTargetRow]:
+    """What the proxy may open connections to for these clusters."""
+    found = {
+        (endpoint.address, endpoint.port): ProxyTargetRow(
+            endpoint.address, endpoint.port, endpoint.machine
+        )
+        for cluster in clusters
+        for endpoint in cluster.endpoints
+    }
+    return list(found.values())
