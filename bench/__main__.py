@@ -17,6 +17,7 @@ MODULES = (
     "dns",
     "maglev",
     "plan",
+    "proxyplan",
     "cluster",
     "apply",
     "startup",

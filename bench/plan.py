@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench.rig import report
 from flyebpf import collector
-from flyebpf.config import PoolsConfig
+from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.model.codec import encode
 from flyebpf.model.records import AnyRecord, App, MachineState
 from flyebpf.model.state import State
@@ -58,9 +58,11 @@ def records(apps: int, machines: int) -> Iterator[AnyRecord]:
 class Daemon:
     """State, plan and reconciler over a kernel that outlives them."""
 
-    def __init__(self, entries: list[Entry], kernel: FakeDriver) -> None:
+    def __init__(
+        self, entries: list[Entry], kernel: FakeDriver, config: DaemonConfig = HERE
+    ) -> None:
         self.state = State.load(1, entries)
-        self.planner = Planner(HERE)
+        self.planner = Planner(config)
         self.reconciler = Reconciler([kernel])
 
     def plan(self) -> None:
