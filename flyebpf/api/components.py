@@ -121,9 +121,19 @@ COMPONENTS: dict[str, Schema] = {
             "internal_port": integer(),
             "handlers": array(string()),
             "processes": array(string()),
-            "addresses": array(string("An Anycast address that it answers on.")),
+            "addresses": array(string("Of the app, that carries it: public or Flycast.")),
+            "hostnames": array(string("What clients of a shared address ask for.")),
+            "force_https": boolean("Plain HTTP is sent to https."),
+            "concurrency": obj(
+                {
+                    "type": string(enum=["connections", "requests"]),
+                    "soft_limit": integer("Of a machine."),
+                    "hard_limit": nullable(integer("Of a machine; null: none.")),
+                }
+            ),
+            "checks": integer("How many health checks it has."),
             "machines": integer("Machines that new flows can go to."),
-            "needs_proxy": boolean("It has handlers, which the kernel cannot serve."),
+            "needs_proxy": boolean("By its handlers, or an address of it: not the kernel's alone."),
             "counters": nullable(ref("Counters")),
         }
     ),

@@ -17,6 +17,7 @@ from flyebpf.model import codec, sixpn
 from flyebpf.model.certificates import Certificate
 from flyebpf.model.records import (
     Address,
+    AddressKind,
     AnyRecord,
     App,
     Deployment,
@@ -199,6 +200,8 @@ def address(record: Address, lookup: Lookup) -> Json:
 
 
 EXPIRING = 30  # days
+PROXIED = frozenset((AddressKind.SHARED_V4, AddressKind.PRIVATE_V6))
+"""Kinds of addresses that only the proxy serves."""
 
 
 def certificate(record: Certificate, lookup: Lookup, now: datetime) -> Json:
@@ -237,12 +240,16 @@ def service(
     owner: Deployment,
     exposure: Exposure,
     *,
-    addresses: Sequence[str],
+    addresses: Sequence[Address],
+    hostnames: Sequence[str],
     machines: int,
     counters: ServiceCounters | None,
     lookup: Lookup,
 ) -> Json:
-    """One port (or range) of a service."""
+    """One port (or range) of a service. ``addresses``: that carry it; ``hostnames``:
+    of the app."""
+    port, limits = exposure.port, exposure.service.concurrency
+    kinds = {address.type for address in addresses}
     return {
         "app": owner.app,
         **network_fields(lookup.network_of(owner.app)),
@@ -252,9 +259,17 @@ def service(
         "internal_port": exposure.internal_port,
         "handlers": list(exposure.port.handlers),
         "processes": list(exposure.groups),
-        "addresses": list(addresses),
+        "addresses": [address.address for address in addresses],
+        "hostnames": list(dict.fromkeys(hostnames)) if AddressKind.SHARED_V4 in kinds else [],
+        "force_https": port.force_https,
+        "concurrency": {
+            "type": limits.type,
+            "soft_limit": limits.soft_limit,
+            "hard_limit": limits.hard_limit,
+        },
+        "checks": len(exposure.service.checks),
         "machines": machines,
-        "needs_proxy": exposure.proxy,
+        "needs_proxy": exposure.proxy or bool(kinds & PROXIED),
         "counters": None if counters is None else _counters(counters),
     }
 

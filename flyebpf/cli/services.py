@@ -23,7 +23,9 @@ def services() -> None:
 def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
     """List an app's services; every app's where no app is named.
 
-    IN is towards the machines, OUT towards the clients.
+    ADDRESSES are those that carry the port. IN is towards the machines, OUT
+    towards the clients; what the proxy serves is not counted here. --json has host
+    names, limits and options too.
     """
     found = options.api().get("/v1/services", {"app": options.one_app(app, all_apps)})["items"]
     if as_json:
@@ -36,6 +38,12 @@ def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
     output.print_table(headers, [_row(item) for item in found])
 
 
+def _handlers(item: dict[str, Any]) -> str:
+    """``http (force https)``."""
+    found = ", ".join(item["handlers"]) or "none"
+    return f"{found} (force https)" if item["force_https"] else found
+
+
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
     first, last = item["first_port"], item["last_port"]
     ports = str(first) if first == last else f"{first}-{last}"
@@ -45,7 +53,7 @@ def _row(item: dict[str, Any]) -> tuple[object, ...]:
         item["org"],
         item["network"],
         f"{item['protocol']} {ports} => {item['internal_port']}",
-        item["handlers"] or "none",
+        _handlers(item),
         item["processes"],
         item["addresses"] or "none",
         item["machines"],

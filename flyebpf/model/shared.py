@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flyebpf.model.records import Port, Service
+from flyebpf.model.records import AddressKind, Port, Service
 
 HTTP, HTTPS = 80, 443
 
@@ -56,6 +56,19 @@ def forcing_https(services: tuple[Service, ...]) -> Iterator[str]:
         for port in service.ports:
             if port.force_https:
                 yield named(number, service, port)
+
+
+def carries(kind: AddressKind, service: Service, port: Port) -> bool:
+    """Whether clients reach the port of a service at an address of this kind."""
+    match kind:
+        case AddressKind.V4 | AddressKind.V6:
+            return True
+        case AddressKind.SHARED_V4:
+            return misfit(service, port) is None
+        case AddressKind.PRIVATE_V6:
+            return service.protocol == "tcp"
+        case AddressKind.EGRESS:
+            return False
 
 
 def named(number: int, service: Service, port: Port) -> str:

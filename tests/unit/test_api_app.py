@@ -235,6 +235,58 @@ def test_services_have_machines_addresses_and_counters(web: Api) -> None:
     assert services[1]["counters"] is None
 
 
+def test_services_say_which_address_carries_which_port(web: Api) -> None:
+    use_proxy(web)
+    text = """
+        [http_service]
+        internal_port = 3000
+        force_https = true
+        concurrency = { type = "requests", soft_limit = 5, hard_limit = 9 }
+        [[http_service.checks]]
+        path = "/up"
+        [[services]]
+        ports = [{ port = 25 }, { port = 993, handlers = ["tls"] }]
+        internal_port = 25
+        [[services]]
+        protocol = "udp"
+        ports = [{ port = 53 }]
+        internal_port = 53
+    """
+    for name in ("www.example.com", "a.example.com"):
+        web.ok("POST", "/v1/certificates", certificate_body(name, app="web"))
+    report = web.ok("POST", "/v1/apps/web/deployments", {"config": text})
+    (shared,) = report["allocated"]
+    own = web.ok("POST", "/v1/apps/web/addresses", {"type": "v4"})["address"]
+    found = {s["first_port"]: s for s in web.ok("GET", "/v1/services?app=web")["items"]}
+    names = ["web.fly.test", "a.example.com", "www.example.com"]
+    both = sorted((shared, own))
+    assert {port: sorted(s["addresses"]) for port, s in found.items()} == {
+        80: both, 443: both, 25: [own], 993: both, 53: [own],
+    }  # fmt: skip
+    assert {port: s["hostnames"] for port, s in found.items()} == {
+        80: names, 443: names, 25: [], 993: names, 53: [],
+    }  # fmt: skip
+    assert {port: s["needs_proxy"] for port, s in found.items()} == {
+        80: True, 443: True, 25: False, 993: True, 53: False,
+    }  # fmt: skip
+    limits = {"type": "requests", "soft_limit": 5, "hard_limit": 9}
+    assert (found[80]["force_https"], found[443]["force_https"]) == (True, False)
+    assert (found[80]["concurrency"], found[80]["checks"]) == (limits, 1)
+
+
+def test_a_flycast_address_carries_every_stream(web: Api) -> None:
+    use_proxy(web)
+    body = {"config": FLY_TOML, "flycast": True}
+    (private,) = web.ok("POST", "/v1/apps/web/deployments", body)["allocated"]
+    found = web.ok("GET", "/v1/services?app=web")["items"]
+    assert [(s["protocol"], s["addresses"]) for s in found] == [
+        ("tcp", [private]),
+        ("tcp", [private]),
+        ("udp", []),
+    ]
+    assert [s["needs_proxy"] for s in found] == [True, True, False]
+
+
 def test_status_tells_what_is_wrong(api: Api) -> None:
     assert api.ok("GET", "/v1/status")["state"] == "ok"
     api.backend.problems = [Problem("uplink eth0", "generic XDP", "", Severity.WARNING)]

@@ -209,6 +209,12 @@ def test_a_first_deployment_gives_addresses(web: Cli) -> None:
     Path("fly.toml").write_text("[http_service]\n")
     assert "Allocated 192.0.2." in web.ok("deploy -a web")
     assert "Allocated" not in web.ok("deploy -a web")
+    Path("fly.toml").write_text("[http_service]\nforce_https = true\n")
+    web.ok("deploy -a web")
+    _, http, https = table(web.ok("services list -a web"))
+    assert http[3:5] == ["tcp 80 => 8080", "http (force https)"]
+    assert https[3:5] == ["tcp 443 => 8080", "http, tls"]
+    Path("fly.toml").write_text("[http_service]\n")
     assert "Allocated fdaa:0:1:0:1::1." in web.ok("deploy -a api --flycast")
 
 

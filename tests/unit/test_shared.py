@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from flyebpf.model import shared
-from flyebpf.model.records import Port, Service
+from flyebpf.model.records import AddressKind, Port, Service
 from tests.records import service
 
 HTTP, TLS, BOTH = ("http",), ("tls",), ("http", "tls")
@@ -62,6 +62,21 @@ def test_each_port_that_does_not_fit_is_named() -> None:
     found = dict(shared.misfits((web, mail)))
     assert list(found) == ["services[1] (tcp port 25 to 2525)"]
     assert shared.carried((web, mail)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "carried"),
+    [
+        (AddressKind.V4, [True, True, True]),
+        (AddressKind.V6, [True, True, True]),
+        (AddressKind.SHARED_V4, [True, False, False]),
+        (AddressKind.PRIVATE_V6, [True, True, False]),
+        (AddressKind.EGRESS, [False, False, False]),
+    ],
+)
+def test_which_address_carries_what(kind: AddressKind, carried: list[bool]) -> None:
+    web, raw, udp = service(80, handlers=HTTP), service(25), service(53, protocol="udp")
+    assert [shared.carries(kind, s, s.ports[0]) for s in (web, raw, udp)] == carried
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flyebpf.api import views
 from flyebpf.api.requests import Call
 from flyebpf.api.schema import string
 from flyebpf.api.table import Route, items, page
-from flyebpf.model.records import App, Deployment, Machine, MachineState, Network
-from flyebpf.ops import addresses, apps, machines
-from flyebpf.plan.services import exposures
+from flyebpf.model.certificates import Certificate
+from flyebpf.model.hostnames import default_hostname
+from flyebpf.model.records import Address, App, Deployment, Machine, MachineState, Network
+from flyebpf.model.shared import carries
+from flyebpf.ops import addresses, apps, certificates, machines
+from flyebpf.plan.services import Exposure, exposures
 
 
 def list_all(call: Call) -> object:
@@ -19,6 +24,8 @@ def list_all(call: Call) -> object:
     counters = {counter.service: counter for counter in call.backend.services()}
     of_machines = views.by_app(machines.list_all(store, app))
     of_addresses = views.by_app(addresses.list_all(store, app))
+    of_hostnames = _hostnames(certificates.list_all(store, app))
+    domain = call.backend.config.domain
     shown = []
     for name in names:
         deployment = lookup.find(Deployment, name)
@@ -29,13 +36,28 @@ def list_all(call: Call) -> object:
                 views.service(
                     deployment,
                     exposure,
-                    addresses=[address.address for address in of_addresses.get(name, ())],
+                    addresses=_carrying(of_addresses.get(name, ()), exposure),
+                    hostnames=(default_hostname(name, domain), *of_hostnames.get(name, ())),
                     machines=_usable(of_machines.get(name, []), exposure.groups),
                     counters=counters.get(exposure.name(name)),
                     lookup=lookup,
                 )
             )
     return page(shown)
+
+
+def _carrying(found: Sequence[Address], exposure: Exposure) -> list[Address]:
+    """The app's addresses at which clients reach a port."""
+    return [a for a in found if carries(a.type, exposure.service, exposure.port)]
+
+
+def _hostnames(found: Sequence[Certificate]) -> dict[str, list[str]]:
+    """Those that an app has certificates for; its Flycast name is no public one."""
+    names: dict[str, list[str]] = {}
+    for certificate in found:
+        if not certificate.hostname.endswith(".flycast"):
+            names.setdefault(certificate.app, []).append(certificate.hostname)
+    return names
 
 
 def _names(found: list[App]) -> list[str]:
