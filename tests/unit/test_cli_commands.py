@@ -347,7 +347,7 @@ def test_status(cli: Cli) -> None:
         "service 2",
         "3: 2 by XDP, 1 through tc",
         "198.51.100.0/29 (3 of 8 allocated)",
-        "services 98% of 64, flows <1% of 1024 (sampled), machines 0% of 64, "
+        "services 98% of 64, flows <1% of 1024 (sampled), machines 0% of 64, names <1% of 1000, "
         "maglev entries 100% of 64",
     ):
         assert shown in text
