@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flyebpf.api.backend import Delivery, Fill, PoolUse
+from flyebpf.bpf.loader import Origin
 from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.daemon import backend as module
 from flyebpf.daemon.backend import DaemonBackend
@@ -83,7 +84,7 @@ def parts(
         ENGINE,
         store=store,
         counters=Counters(maps, 16),
-        generation=SimpleNamespace(hash="abc", compiled=False),  # type: ignore[arg-type]
+        generation=SimpleNamespace(hash="abc", origin=Origin.ADOPTED),  # type: ignore[arg-type]
         loop=loop,
         reread=lambda: ["log.level: info → debug"],
         fences=no_nft,
