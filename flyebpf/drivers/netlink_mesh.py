@@ -34,13 +34,15 @@ GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENXI
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What there is to know of an interface. ``kind``: the kernel's word for
-    its driver, ``wireguard``, ``tun`` or another, ``""`` for real hardware."""
+    its driver, ``wireguard``, ``tun`` or another, ``""`` for real hardware.
+    ``queue``: packets that may wait to be sent."""
 
     ifindex: int
     up: bool
     mtu: int
     group: int
     kind: str
+    queue: int = 0
 
 
 class MeshNetlink:
@@ -70,6 +72,7 @@ class MeshNetlink:
                     link.get_attr("IFLA_MTU") or 0,
                     link.get_attr("IFLA_GROUP") or 0,
                     kind or "",
+                    link.get_attr("IFLA_TXQLEN") or 0,
                 )
         return None
 

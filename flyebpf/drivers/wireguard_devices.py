@@ -16,6 +16,9 @@ from flyebpf.errors import ConflictError, UnavailableError
 
 KERNEL_KIND, GO_KIND = "wireguard", "tun"
 DYING = 2.0  # seconds
+QUEUE = 1024
+"""Packets that may wait for wireguard-go: as many as the kernel's WireGuard lets
+wait (MAX_QUEUED_PACKETS of its messages.h); a TUN device's own default is 500."""
 
 
 class WireguardReader:
@@ -79,14 +82,21 @@ class WireguardDevices(WireguardReader):
         return facts
 
     def has_room(self, device: str) -> bool:
-        """Whether bursts find room in its sockets. The kernel's need none: it takes
-        datagrams as they come."""
-        return self.implementation(device) != self.go.name or self.go.has_room(device)
+        """Whether what comes while its process waits for a core finds room in its
+        sockets and its queue. The kernel's takes packets as they come."""
+        if self.implementation(device) != self.go.name:
+            return True
+        facts = self._netlink.look(device)
+        return facts is None or (facts.queue >= QUEUE and self.go.has_room(device))
 
     def make_room(self, device: str) -> None:
         """Of a device that is up."""
-        if self.implementation(device) == self.go.name:
-            self.go.make_room(device)
+        if self.implementation(device) != self.go.name:
+            return
+        facts = self._netlink.look(device)
+        if facts is not None and facts.queue < QUEUE:
+            self._netlink.configure(device, facts.ifindex, txqlen=QUEUE)
+        self.go.make_room(device)
 
     def _is_ours(self, device: str, facts: Facts) -> bool:
         if facts.kind == GO_KIND:

@@ -129,6 +129,20 @@ def test_a_burst_finds_room_while_the_process_waits_for_a_core(
     os.kill(two.process(), signal.SIGCONT)
 
 
+def test_packets_wait_for_a_process_that_waits_for_a_core(pair: tuple[Host, Host]) -> None:
+    """As many as with the kernel's WireGuard."""
+    one, two = pair
+    assert one.pings(two)
+    os.kill(one.process(), signal.SIGSTOP)
+    with inside(one.name), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        for _ in range(1000):
+            client.sendto(b"x" * 100, (two.address, 9))
+    os.kill(one.process(), signal.SIGCONT)
+    (shown,) = json.loads(one.sh("ip -s -j link show dev fly0"))
+    assert shown["stats64"]["tx"]["dropped"] == 0
+
+
 def test_room_that_was_lost_is_given_back(pair: tuple[Host, Host]) -> None:
     """As when its device goes down and up, and it opens new sockets."""
     one, _ = pair
@@ -139,6 +153,9 @@ def test_room_that_was_lost_is_given_back(pair: tuple[Host, Host]) -> None:
     assert not one.in_place(one.mesh())
     one.apply(one.mesh())
     assert min(rooms(one)) >= ROOM
+    one.sh("ip link set fly0 txqueuelen 500")
+    assert not one.in_place(one.mesh())
+    one.apply(one.mesh())
     assert one.in_place(one.mesh())
 
 
