@@ -15,10 +15,16 @@ from flyebpf.store.base import Put, Store, StoreUnavailableError, Transaction
 log = logging.getLogger(__name__)
 
 PRESENCE_EVERY = 3.0  # seconds
+RETRY = 1.0  # seconds after a failure
 ALONE_EVERY = 60.0  # between looks at a store that no other host reads
 PRESENCE_LIFE = 10
 """Seconds after which the others take a host for absent that does not renew its
-presence. A restart of the daemon is shorter."""
+presence. A restart of the daemon is shorter.
+
+etcd keeps leases while it has no leader: a new one gives each its whole time again.
+Only one that was stopped, and goes on believing that it leads, may revoke leases
+that have been renewed meanwhile (etcd issue 15247). The
+host then says again at once that it is there."""
 
 
 class Repeat:
@@ -26,7 +32,7 @@ class Repeat:
     to be called again. ``error``: why it failed the last time, or "". ``fault``:
     the same where it will not go by itself, and nobody else says it."""
 
-    def __init__(self, name: str, work: Callable[[], float], *, retry: float = 1.0) -> None:
+    def __init__(self, name: str, work: Callable[[], float], *, retry: float = RETRY) -> None:
         self._work = work
         self._retry = retry
         self._wake = threading.Event()

@@ -110,6 +110,8 @@ class MeshAgent:
         self._replaced = replaced(view.hosts.get(self._host), self._host, self._identity)
         if self._replaced is not None:
             raise self._replaced
+        if self._host not in view.present:  # somebody has taken it away: see heartbeat.py
+            self._parts[0].soon()
         mesh_keys.step(self._store, self._config.mesh, self._keys, self._rotation, view)
         if self._rotation.may_switch(view):
             mesh_keys.switch(self._store, view.cluster.next_generation)

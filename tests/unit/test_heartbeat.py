@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flyebpf.daemon.heartbeat import PRESENCE_LIFE, Repeat, renew_presence
+from flyebpf.config import EtcdConfig
+from flyebpf.daemon.heartbeat import PRESENCE_EVERY, PRESENCE_LIFE, RETRY, Repeat, renew_presence
 from flyebpf.model.records import Presence
 from flyebpf.store.base import Put, StoreUnavailableError, Transaction
+from flyebpf.store.etcdlease import Leases
 from flyebpf.store.sqlite import SqliteStore
 
 
@@ -46,6 +49,48 @@ def test_presence_is_renewed_before_it_expires() -> None:
     first, second = store.written
     assert first == second, "a renewal is no change"
     assert (first.kind, first.id, first.ttl) == (Presence.kind, "h1", PRESENCE_LIFE)
+
+
+class Electing:
+    """Members of an etcd cluster without a leader: for so many requests none has an
+    answer. A lease that was renewed too late is gone."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.asked: list[str] = []
+
+    def read(self, path: str, body: dict[str, str]) -> dict[str, Any]:
+        self.asked.append(path)
+        if path == "/lease/grant":
+            return {"ID": "77"}
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailableError("etcd is away: no leader")
+        return {"result": {"TTL": str(PRESENCE_LIFE)}}
+
+
+def test_an_election_changes_nothing_that_others_hear_of() -> None:
+    """The lease is asked for once, and the record written once."""
+    members = Electing(refusals=3)
+    leases = Leases(members)  # type: ignore[arg-type]
+    record = Put(Presence.kind, "h1", {"host": "h1"}, ttl=PRESENCE_LIFE)
+    transaction = Transaction((), (record,))
+    assert not leases.renewed(transaction)
+    leases.of(PRESENCE_LIFE)
+    leases.written(transaction, 5)
+    renewed, refused = 0, 0
+    for _ in range(5):
+        try:
+            renewed += leases.renewed(transaction)
+        except StoreUnavailableError:
+            refused += 1
+    assert (renewed, refused) == (2, 3)
+    assert members.asked.count("/lease/grant") == 1
+
+
+def test_a_renewal_that_fails_altogether_leaves_time_for_another() -> None:
+    """It takes as long as an operation may, and is tried again after a second."""
+    assert PRESENCE_EVERY + EtcdConfig().timeout + RETRY < PRESENCE_LIFE
 
 
 def test_where_nothing_is_forgotten_it_is_said_once(store: SqliteStore) -> None:

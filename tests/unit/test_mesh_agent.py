@@ -22,6 +22,7 @@ from flyebpf.model.records import PEERS_KEY, Cluster, Host, HostStatus, Latency,
 from flyebpf.model.rows import MeshPeerRow, MeshRow
 from flyebpf.ops import cluster
 from flyebpf.ops.transact import Tx, every, find, transact
+from flyebpf.store.base import Delete, Transaction
 from flyebpf.store.sqlite import SqliteStore
 from flyebpf.wireguardkeys import public_half
 
@@ -138,6 +139,16 @@ def test_a_host_says_that_it_is_there_and_how_it_is(rig: Rig) -> None:
     assert rig.store.get(Presence.kind, "h1"), "the next daemon may be there soon"
     assert "0" in find(rig.store, Host, "h1").keys
     assert agent.errors == [] or "assign" in agent.errors[0]  # no such address here
+
+
+def test_a_presence_that_somebody_took_away_is_put_again_at_once(rig: Rig) -> None:
+    """Not only when it would have been renewed."""
+    agent = rig.agent()
+    agent.start()
+    wait_for(lambda: rig.store.get(Presence.kind, "h1"))
+    rig.store.commit(Transaction((), (Delete(Presence.kind, "h1"),)))
+    wait_for(lambda: rig.store.get(Presence.kind, "h1"))
+    agent.stop()
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["removed", "another machine's"])

@@ -94,6 +94,14 @@ class TestTables:
         assert table(M2) == (M2.id,)
         assert table(M2, Presence("h2")) == (M2.id,)
 
+    @pytest.mark.parametrize("left", [(), ("h1",), ("h3",), ("h1", "h3")])
+    def test_an_only_host_whose_presence_is_lost_keeps_its_flows(
+        self, left: tuple[str, ...]
+    ) -> None:
+        """Whatever becomes of the hosts' leases, a table does not lose its last host."""
+        before = table(M2, Presence("h1"), Presence("h2"), Presence("h3"))
+        assert table(M2, *map(Presence, left)) == before == (M2.id,)
+
     def test_hosts_without_presence_when_there_is_nobody_else(self) -> None:
         assert table(M2, Presence("h3")) == (M2.id,)
         assert table(M2, M3, Presence("h1")) == (M2.id,)
