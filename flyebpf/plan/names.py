@@ -8,7 +8,6 @@ and only names of one to eight addresses; everything else is the server's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from ipaddress import IPv6Address
 
 from flyebpf.model.namehash import fits, name_hash
@@ -16,7 +15,7 @@ from flyebpf.model.records import AddressKind, App, Machine, MachineState
 from flyebpf.model.rows import NameRow
 from flyebpf.model.sixpn import MACHINE_SUFFIX, machine_base, network_nameserver
 from flyebpf.model.state import State, network_of
-from flyebpf.plan.networks import network_number
+from flyebpf.plan.networks import callers_number, network_number
 from flyebpf.plan.site import Plan
 
 MOST = 8
@@ -42,16 +41,22 @@ def plan_names(state: State, here: str, name: str) -> Plan:
     """The rows of owner ``("names", app)``."""
     plan = Plan()
     app = state.apps.get(name)
-    if app is None or not state.seats.taken(here, network_of(app)):
+    if app is None:
         return plan
-    number, problem = network_number(state, name)
-    if problem is not None:  # its machines' rows say so
-        return plan
-    for text, addresses in _names(state, app, number):
-        wired = _wire(text)
-        if 0 < len(addresses) <= MOST and wired and fits(wired):
-            plan.rows.append(NameRow(number, name_hash(wired), wired, tuple(addresses)))
+    for number, addresses in _flycast(state, here, name).items():
+        _add(plan, number, f"{name}.flycast", addresses)
+    if state.seats.taken(here, network_of(app)):
+        number, problem = network_number(state, name)
+        if problem is None:  # else its machines' rows say so
+            for text, addresses in _names(state, app, number):
+                _add(plan, number, text, addresses)
     return plan
+
+
+def _add(plan: Plan, number: int, text: str, addresses: list[bytes]) -> None:
+    wired = _wire(text)
+    if 0 < len(addresses) <= MOST and wired and fits(wired):
+        plan.rows.append(NameRow(number, name_hash(wired), wired, tuple(addresses)))
 
 
 def _names(state: State, app: App, number: int) -> Iterator[tuple[str, list[bytes]]]:
@@ -64,7 +69,6 @@ def _names(state: State, app: App, number: int) -> Iterator[tuple[str, list[byte
         found[own].append(address)
         found[f"global.{own}"].append(address)
     yield from found.items()
-    yield f"{app.name}.flycast", _flycast(state, app.name, number)
 
 
 def _labels(machine: Machine) -> Iterable[str]:
@@ -95,19 +99,19 @@ def _places(state: State, app: str, number: int) -> Iterator[tuple[Machine, byte
         yield machine, (base | MACHINE_SUFFIX).to_bytes(16, "big")
 
 
-def _flycast(state: State, app: str, number: int) -> list[bytes]:
-    """On the app's own network; on others it is the server's to know."""
-    prefix = b"\xfd\xaa" + number.to_bytes(4, "big")
-    texts = sorted(
-        record.address
-        for record in state.addresses_of(app)
-        if record.type is AddressKind.PRIVATE_V6
-    )
-    packed = []
-    for text in texts:
-        with suppress(ValueError):  # nobody of us wrote that one, and the server skips it too
-            packed.append(IPv6Address(text).packed)
-    return [address for address in packed if address.startswith(prefix)]
+def _flycast(state: State, here: str, app: str) -> dict[int, list[bytes]]:
+    """The app's Flycast addresses, by the number of the network where they are: its
+    own or another one."""
+    found: dict[int, list[bytes]] = {}
+    for record in sorted(state.addresses_of(app), key=lambda record: record.address):
+        if record.type is not AddressKind.PRIVATE_V6:
+            continue
+        if not state.seats.taken(here, f"{record.org}/{record.network}"):
+            continue
+        number, problem = callers_number(state, record)
+        if problem is None:  # else the app's own rows say so
+            found.setdefault(number, []).append(IPv6Address(record.address).packed)
+    return found
 
 
 def _wire(name: str) -> bytes:

@@ -4,11 +4,11 @@ none at all: another tenant's is never guessed."""
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
-from flyebpf.model.records import Network, WireguardPeer
+from flyebpf.model.records import Address, Network, WireguardPeer
 from flyebpf.model.rows import UserPeerRow
-from flyebpf.model.sixpn import HOST_BIT, PEER_MACHINE, machine_base
+from flyebpf.model.sixpn import FLYCAST_HOST, HOST_BIT, PEER_MACHINE, PREFIX, machine_base
 from flyebpf.model.state import State
 from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.mesh import peers_device
@@ -47,6 +47,29 @@ def numbered(state: State, network: Network) -> tuple[int, str | None]:
             f"create its apps again in another network"
         )
     return network.number, None
+
+
+def callers_number(state: State, address: Address) -> tuple[int, str | None]:
+    """The number of the network whose machines may call a Flycast address, or 0 and
+    why nobody may. The address has it in it: one that is not that of the network
+    which the record names would be another tenant's."""
+    where = f"address {address.address} of app {address.app}"
+    remedy = "release it and allocate it again"
+    callers = f"{address.org}/{address.network}"
+    network = state.networks.get(callers)
+    if network is None:
+        return 0, f"{where}: its network {callers} is missing or unreadable: {remedy}"
+    number, problem = numbered(state, network)
+    if problem is not None:
+        return 0, f"{where}: {problem}"
+    try:
+        found = int(IPv6Address(address.address))
+    except ValueError:
+        return 0, f"{where} is no IPv6 address: {remedy}"
+    base = PREFIX << 112 | number << 80 | FLYCAST_HOST << 48
+    if not 0 < found - base < 1 << 32:
+        return 0, f"{where} is not one of network {callers}: {remedy}"
+    return number, None
 
 
 def plan_peer(site: Site, hosts: Hosts, state: State, ident: str) -> Plan:

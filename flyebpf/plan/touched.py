@@ -157,13 +157,19 @@ class Touched:
         state = self._state
         apps = {machine.app for machine in state.machines_on(self._here)}
         networks = {network_of(state.apps[app]) for app in apps if app in state.apps}
-        return {app for network in networks for app in state.apps_in(network)}
+        return {app for network in networks for app in self._named_in(network)}
+
+    def _named_in(self, network: str) -> set[str]:
+        """The apps with names in a network: its own, and those that have a Flycast
+        address there."""
+        callable_there = {address.app for address in self._state.addresses_on(network)}
+        return callable_there.union(self._state.apps_in(network))
 
     def _names_of(self, app: App) -> set[Owner]:
         """Its own names, and those of its network if that is here by it."""
         owners: set[Owner] = {("names", app.name)}
         if any(m.host == self._here for m in self._state.machines_of(app.name)):
-            owners.update(("names", other) for other in self._state.apps_in(network_of(app)))
+            owners.update(("names", other) for other in self._named_in(network_of(app)))
         return owners
 
     def _names_with(self, machine: Machine) -> set[Owner]:
@@ -176,7 +182,7 @@ class Touched:
             return owners
         network = network_of(app)
         if state.seats.is_only(machine) or not state.seats.taken(self._here, network):
-            owners.update(("names", other) for other in state.apps_in(network))
+            owners.update(("names", other) for other in self._named_in(network))
         return owners
 
     def _names_on(self, host: str) -> set[Owner]:
@@ -200,9 +206,7 @@ class Touched:
             for peer in self._state.peers_at(self._here)
             if f"{peer.org}/{peer.network}" in idents
         }
-        names: set[Owner] = {
-            ("names", app) for ident in idents for app in self._state.apps_in(ident)
-        }
+        names: set[Owner] = {("names", app) for ident in idents for app in self._named_in(ident)}
         if self._site.proxied:
             owners |= self._apps({a.app for i in idents for a in self._state.addresses_on(i)})
         return owners | names | peers | ({HOST} if peers else set())

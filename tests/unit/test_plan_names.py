@@ -83,6 +83,22 @@ def test_names_are_those_of_the_server() -> None:
     assert "db.internal" not in names, "nothing of it runs"
 
 
+def test_flycast_names_are_on_the_networks_of_their_callers() -> None:
+    """The app's own or another one, and nowhere else; only where machines ask."""
+    rows = check(WORLD)
+    found = {(network, text(name)) for network, name in rows if text(name).endswith(".flycast")}
+    assert found == {(1, "web.flycast"), (3, "web.flycast"), (3, "secret.flycast")}
+    there = rows_of(state_of(*WORLD), replace(CONFIG, host="h3"))
+    assert {network for network, name in there if text(name).endswith(".flycast")} == {1}
+
+
+def test_a_flycast_address_that_is_another_networks_has_no_name() -> None:
+    wrong = Address(flycast(2, 1), "web", AddressKind.PRIVATE_V6, "default", org="acme")
+    rows = rows_of(state_of(*WORLD, wrong))
+    assert (2, wire.name_of("web.flycast")) not in rows
+    assert len(rows[1, wire.name_of("web.flycast")].addresses) == 1
+
+
 def test_only_networks_that_are_here() -> None:
     here = {network for network, _ in rows_of(state_of(*WORLD))}
     assert here == {1, 2, 3}
@@ -111,8 +127,8 @@ def test_names_of_more_than_eight_addresses_are_the_servers() -> None:
         (machine(60, metadata={"a": "1.2.3.4.5.6.7.8"}),),
         (machine(60, group="a.b"),),
         (Network("acme", "default", 9),),
-        (Address(flycast(1, 7), "web", AddressKind.PRIVATE_V6, network="acme/default"),),
-        (Address("nowhere", "web", AddressKind.PRIVATE_V6, network="acme/default"),),
+        (Address(flycast(1, 7), "web", AddressKind.PRIVATE_V6, network="default", org="acme"),),
+        (Address("nowhere", "web", AddressKind.PRIVATE_V6, network="default", org="acme"),),
     ],
     ids=lambda change: type(change[0]).__name__.lower(),
 )
