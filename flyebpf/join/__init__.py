@@ -24,6 +24,7 @@ from flyebpf.config import (
     EtcdConfig,
     MeshConfig,
     PrivateConfig,
+    ProxyConfig,
 )
 from flyebpf.errors import (
     ConfigError,
@@ -276,6 +277,7 @@ def _configuration(invitation: Invitation, newcomer: Newcomer, path: Path) -> Da
             latency=invitation.latency,
         ),
         etcd=_etcd(invitation, path.parent),
+        proxy=ProxyConfig(invitation.proxy),
     )
     try:
         return configfile.parse(render(config), _NEW)

@@ -30,7 +30,7 @@ from flyebpf.store.base import Store
 LONGEST = 30 * 24 * 60
 """Minutes that a token is valid at most."""
 
-_VERSION = 1
+_VERSION = 2
 _AT_ONCE = 50  # writes of one transaction: etcd takes 128
 _NEW = "`flyebpf hosts token` on a host of the cluster makes a new one"
 
@@ -55,6 +55,7 @@ class Invitation:
     interface: str
     return_path: str
     latency: tuple[str, ...]
+    proxy: str
     secret: str
 
 
@@ -196,6 +197,7 @@ def _invitation(config: DaemonConfig, secret: str) -> Invitation:
         interface=mesh.interface,
         return_path=mesh.return_path,
         latency=mesh.latency,
+        proxy=config.proxy.engine,
         secret=secret,
     )
 

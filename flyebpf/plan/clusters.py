@@ -76,10 +76,11 @@ class Clusters:
         )
 
     def _endpoints(self, exposure: Exposure) -> tuple[ProxyEndpoint, ...]:
-        """The nearest region's first. A machine whose host's daemon is gone comes
-        only when there is no other: that says little about the machine."""
+        """The nearest region's first. A machine whose host's daemon is gone gets new
+        connections only when there is no other: that says little about the machine,
+        whose connections go on."""
         found = [m for m in self._machines if m.group in exposure.groups]
-        found = [m for m in found if self._hosts.is_there(m.host)] or found
+        some_there = any(self._hosts.is_there(m.host) for m in found)
         far = {machine.id: self._hosts.distance(machine.host) for machine in found}
         ranks = {distance: rank for rank, distance in enumerate(sorted(set(far.values())))}
         endpoints = [
@@ -89,7 +90,9 @@ class Clusters:
                 exposure.internal_port,
                 machine.region,
                 ranks[far[machine.id]],
-                draining=machine.cordoned or not self._hosts.can_be_chosen(machine.host),
+                draining=machine.cordoned
+                or not self._hosts.can_be_chosen(machine.host)
+                or (some_there and not self._hosts.is_there(machine.host)),
             )
             for machine in found
         ]

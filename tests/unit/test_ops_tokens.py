@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyebpf.config import DaemonConfig, EtcdConfig
+from flyebpf.config import DaemonConfig, EtcdConfig, ProxyConfig
 from flyebpf.errors import InvalidError, UnavailableError
 from flyebpf.model.records import JoinToken
 from flyebpf.ops import tokens
@@ -39,11 +39,13 @@ def clustered(tmp_path: Path) -> DaemonConfig:
 
 
 def test_a_token_says_how_to_get_in(store: SqliteStore, clustered: DaemonConfig) -> None:
+    clustered = replace(clustered, proxy=ProxyConfig("envoy"))
     made = tokens.create(store, clustered, 60)
     invitation = tokens.read(made.token)
     assert invitation.endpoints == ("https://192.0.2.9:2379",)
     assert (invitation.ca, invitation.key) == ("-----BEGIN ca-----\n", "-----BEGIN key-----\n")
     assert invitation.pools == clustered.pools
+    assert invitation.proxy == "envoy"
     assert (invitation.private_prefix, invitation.block_length) == ("172.16.0.0/12", 20)
     assert tokens.write(invitation) == made.token
     assert made.token.replace("-", "a").replace("_", "a").isalnum()
@@ -132,7 +134,7 @@ def test_damaged_tokens_are_refused(at: int, what: str) -> None:
 
 INVITATION = tokens.Invitation(
     ("http://e:2379",), "/f/", "", "", "", "d", config().pools, "172.16.0.0/12", "100.64.0.0/12",
-    20, (), "none", 51820, "fly", "direct", (), "the-secret",
+    20, (), "none", 51820, "fly", "direct", (), "none", "the-secret",
 )  # fmt: skip
 
 
@@ -151,7 +153,7 @@ GOOD = json.loads(base64.urlsafe_b64decode(tokens.write(INVITATION) + "=="))
         ("====", "not a token"),
         (encoded(7), "not a token"),
         (encoded({}), "not a token"),
-        (encoded({**GOOD, "v": 2}), "another version"),
+        (encoded({**GOOD, "v": 1}), "another version"),
         (encoded({**GOOD, "more": 1}), "not a token"),
         (encoded({key: GOOD[key] for key in GOOD if key != "secret"}), "not a token"),
         (encoded({**GOOD, "secret": 7}), "not a token"),

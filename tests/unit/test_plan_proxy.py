@@ -302,7 +302,12 @@ CHANGES: list[tuple[str, list[AnyRecord], list[tuple[int, int, bool]]]] = [
         [(1, 0, False), (3, 1, True), (2, 2, False)],
     ),
     (
-        "and of this host",
+        "where the store knows of no daemon at all, nobody counts as gone",
+        [],
+        [(1, 0, False), (3, 1, False), (2, 2, False)],
+    ),
+    (
+        "and those of this host when it is drained",
         [host(1, drained=True)],
         [(1, 0, True), (3, 1, False), (2, 2, False)],
     ),
@@ -317,9 +322,9 @@ CHANGES: list[tuple[str, list[AnyRecord], list[tuple[int, int, bool]]]] = [
         [(1, 0, False), (3, 1, False)],
     ),
     (
-        "a host whose daemon is gone is left out",
+        "machines of a host whose daemon is gone keep the connections that they have",
         [Presence("h1"), Presence("h2")],
-        [(1, 0, False), (2, 1, False)],
+        [(1, 0, False), (3, 1, True), (2, 2, False)],
     ),
     (
         "a machine that claims another's address gets nothing",
