@@ -9,7 +9,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flyebpf import dnsmetrics, meshmetrics
+from flyebpf import certmetrics, dnsmetrics, meshmetrics
 from flyebpf.api.backend import Backend, DaemonStatus
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
@@ -38,6 +38,9 @@ class Measured(Backend, Protocol):
 
     def fences(self) -> Mapping[str, tuple[int, int]]:
         """Packets and bytes by counter of the nftables rules."""
+
+    def certificate_ends(self) -> Sequence[str]:
+        """When each certificate expires, RFC 3339 in UTC."""
 
     def reconciling(self) -> Mapping[str, float]:
         """``failures``, ``drift_repaired``, ``last_sync_seconds``,
@@ -153,6 +156,7 @@ class Collector:
         yield from usage(status)
         yield from meshmetrics.mesh(status.mesh)
         yield from meshmetrics.users(self._backend.peers())
+        yield from certmetrics.certificates(self._backend.certificate_ends())
         yield from dnsmetrics.dns(self._backend.dns(), self._backend.counts().get("dns_answer", 0))
         yield GaugeMetricFamily(
             "flyebpf_store_revision", "Last revision of the store.", status.store_revision

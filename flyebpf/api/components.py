@@ -32,6 +32,7 @@ COMPONENTS: dict[str, Schema] = {
         {
             "name": string(),
             **NETWORK_FIELDS,
+            "hostname": string("Its default host name, under the operator's domain."),
             "machines": integer("How many machines it has."),
             "addresses": array(string()),
             "version": nullable(integer("Of its last deployment; null before the first.")),

@@ -15,6 +15,7 @@ from flyebpf.api.backend import Backend, MeshStatus, ServiceCounters
 from flyebpf.errors import FlyebpfError
 from flyebpf.model import codec, sixpn
 from flyebpf.model.certificates import Certificate
+from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.records import (
     Address,
     AddressKind,
@@ -288,15 +289,18 @@ def app(
     record: App,
     lookup: Lookup,
     *,
+    domain: str,
     machines: int,
     addresses: Sequence[str],
     version: int | None,
 ) -> Json:
+    """``domain``: the operator's, under which the app has a name."""
     place = network_fields(lookup.find(Network, f"{record.org}/{record.network}"))
     own = {"org": record.org, "network": record.network, "network_id": place["network_id"]}
     return {
         "name": record.name,
         **own,
+        "hostname": default_hostname(record.name, domain),
         "machines": machines,
         "addresses": list(addresses),
         "version": version,

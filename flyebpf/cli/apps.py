@@ -57,15 +57,17 @@ def list_(org: str | None, as_json: bool) -> None:
             app["org"],
             app["network"],
             app["network_id"],
+            app["hostname"],
             app["machines"],
             app["addresses"],
             f"v{app['version']}" if app["version"] else "not deployed",
         )
         for app in found
     ]
-    output.print_table(
-        ("NAME", "ORG", "NETWORK", "NETWORK ID", "MACHINES", "ADDRESSES", "DEPLOYED"), rows
-    )
+    headers = (
+        "NAME", "ORG", "NETWORK", "NETWORK ID", "HOSTNAME", "MACHINES", "ADDRESSES", "DEPLOYED",
+    )  # fmt: skip
+    output.print_table(headers, rows)
 
 
 @apps.command()

@@ -237,6 +237,10 @@ class DaemonBackend:
             log.warning("%s", error.message)
             return {}
 
+    def certificate_ends(self) -> Sequence[str]:
+        """See :class:`flyebpf.metrics.Measured`."""
+        return [c.not_after for c in list(self._engine.state.vault.certificates.values())]
+
     def reconciling(self) -> Mapping[str, float]:
         """See :class:`flyebpf.metrics.Measured`."""
         stats = self._engine.reconciler.stats

@@ -82,7 +82,7 @@ NAMES: dict[type[Row], str] = {
 def problems(engine: Engine) -> list[Problem]:
     """All of them, the worst first."""
     found: dict[tuple[str, str], Problem] = {}
-    served = engine.state.vault.certificates.values()
+    served = list(engine.state.vault.certificates.values())
     for problem in (
         *failures(engine),
         *plans(engine),

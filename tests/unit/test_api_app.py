@@ -204,6 +204,7 @@ def test_records_show_what_they_belong_to(web: Api) -> None:
     assert app["machines"] == 1
     assert app["addresses"] == [address["address"]]
     assert app["version"] is None
+    assert app["hostname"] == "api.fly.test"
 
 
 def test_lists_are_limited_to_the_app_asked_for(web: Api) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import http.client
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flyebpf import certmetrics
 from flyebpf.api.backend import (
     DropCounter,
     MeshDevice,
@@ -55,6 +56,11 @@ class Measured(FakeBackend):
 
     def counts(self) -> Mapping[str, int]:
         return {"dns_answer": 9}
+
+    def certificate_ends(self) -> Sequence[str]:
+        return self.ends
+
+    ends: Sequence[str] = ("2027-01-02T00:00:00Z", "2026-12-31T23:59:59Z")
 
     def reconciling(self) -> Mapping[str, float]:
         return {
@@ -139,6 +145,8 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
         'flyebpf_mesh_bytes_total{direction="out",host="h3",interface="fly1"} 148.0',
         'flyebpf_mesh_rtt_seconds{host="h2"} 0.004',
         "flyebpf_wireguard_peers 2.0",
+        "flyebpf_certificates 2.0",
+        "flyebpf_certificate_first_end_timestamp_seconds 1.798761599e+09",
         'flyebpf_wireguard_bytes_total{direction="in"} 11.0',
         'flyebpf_wireguard_bytes_total{direction="out"} 22.0',
         'flyebpf_service_packets_total{app="web",direction="in",service="tcp/80"} 5.0',
@@ -166,6 +174,14 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
     for what, value in backend.counts().items():
         assert f'flyebpf_counts_total{{what="{what}"}} {float(value)}' in lines
     assert 'host="h1"' in text
+
+
+def test_certificates_without_an_end_do_not_hide_the_others() -> None:
+    count, first = certmetrics.certificates(["", "nonsense", "2027-01-01T00:00:00Z", "2028"])
+    assert count.samples[0].value == 4
+    assert first.samples[0].value == 1_798_761_600
+    (count,) = certmetrics.certificates([])
+    assert count.samples[0].value == 0
 
 
 def test_a_unix_socket_and_an_address_in_use(backend: Measured, tmp_path: Path) -> None:

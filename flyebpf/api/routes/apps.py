@@ -20,7 +20,13 @@ def list_all(call: Call) -> object:
     of_addresses = views.by_app(addresses.list_all(store))
     return page(
         [
-            _view(app, lookup, len(of_machines.get(app.name, ())), of_addresses.get(app.name, []))
+            _view(
+                call,
+                app,
+                lookup,
+                len(of_machines.get(app.name, ())),
+                of_addresses.get(app.name, []),
+            )
             for app in apps.list_all(store)
             if org in (None, app.org)
         ]
@@ -47,6 +53,7 @@ def destroy(call: Call) -> object:
 def _one(call: Call, app: App) -> object:
     store = call.store
     return _view(
+        call,
         app,
         views.Lookup(store),
         len(machines.list_all(store, app.name)),
@@ -54,11 +61,14 @@ def _one(call: Call, app: App) -> object:
     )
 
 
-def _view(app: App, lookup: views.Lookup, count: int, owned: list[Address]) -> views.Json:
+def _view(
+    call: Call, app: App, lookup: views.Lookup, count: int, owned: list[Address]
+) -> views.Json:
     deployment = lookup.find(Deployment, app.name)
     return views.app(
         app,
         lookup,
+        domain=call.backend.config.domain,
         machines=count,
         addresses=[address.address for address in owned],
         version=None if deployment is None else deployment.version,
