@@ -273,7 +273,7 @@ def run_compiler(job: Mapping[str, object]) -> dict[str, dict[str, Any]]:
     """Run a compiler process; its error text is the message of ours."""
     try:
         result = subprocess.run(
-            [sys.executable, "-m", "flyebpf.bpf.compiler"],
+            [sys.executable, "-P", "-m", "flyebpf.bpf.compiler"],
             input=json.dumps(job),
             capture_output=True,
             text=True,

@@ -197,7 +197,7 @@ class DnsClient:
         old.close()
 
     def _start(self) -> frames.Connection:
-        command = [sys.executable, "-m", "flyebpf.dns.process", self.config.to_json()]
+        command = [sys.executable, "-P", "-m", "flyebpf.dns.process", self.config.to_json()]
         try:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:

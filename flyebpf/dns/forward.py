@@ -10,6 +10,7 @@ better than none (RFC 8767).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -34,7 +35,9 @@ ROUNDS = 2
 _FAILED_MAX = 10_000
 _QUICK_RECORDS = 50
 _RECORDS_A_QUERY = 5
-"""Records of an answer that cost as much as one more query."""
+_BYTES_A_QUERY = 1024
+"""Records and bytes of an answer that cost as much as one more query: who asks may
+also be who owns the name, and not take what it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,8 @@ class Forwarder:
             self._shares.give(asked.asker)
         if new is None:
             return self._give(asked, old, "stale")
-        self._rates.charge(asked.asker, time.monotonic(), len(new.ttls) // _RECORDS_A_QUERY)
+        cost = len(new.ttls) // _RECORDS_A_QUERY + len(new.message) // _BYTES_A_QUERY
+        self._rates.charge(asked.asker, time.monotonic(), cost)
         # Its time may be over already: TTL 0 is for those who waited.
         fresh = new._replace(expires=max(new.expires, time.monotonic() + 1))
         return self._give(asked, fresh, "forwarded")
@@ -168,11 +172,13 @@ class Forwarder:
         return await asyncio.to_thread(scrub.clean, answer, do)
 
     def _note_failure(self, key: Key) -> None:
+        """In the order in which they end, so that each is looked at twice at most."""
         now = time.monotonic()
-        if len(self._failed) >= _FAILED_MAX:
-            self._failed = {other: until for other, until in self._failed.items() if until > now}
-        if len(self._failed) < _FAILED_MAX:
-            self._failed[key] = now + self.config.failure_ttl
+        for other, until in list(itertools.islice(self._failed.items(), 2)):
+            if until <= now or len(self._failed) >= _FAILED_MAX:
+                del self._failed[other]
+        self._failed.pop(key, None)
+        self._failed[key] = now + self.config.failure_ttl
 
     async def _ask_all(self, key: Key) -> dns.message.Message:
         """Raises FailedError with the last reason."""

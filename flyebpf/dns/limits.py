@@ -15,7 +15,8 @@ class LimitsConfig:
     """For each machine (or user's peer): ``rate`` of queries a second in the long
     run and ``burst`` at once; ``forward_rate`` and ``forward_burst`` of those that
     a resolver has to be asked for, which cost twenty times as much; ``forwarded``:
-    of them under way, ``pipelined``: on one connection; ``connections`` by TCP.
+    of them under way, ``pipelined``: on one connection; ``connections`` by TCP,
+    new ones at ``connection_rate`` a second and ``connection_burst`` at once.
     For all together: ``connections_total``, ``forwarded_total``. ``idle``: seconds
     that a TCP connection may say nothing, or take no answer."""
 
@@ -24,6 +25,8 @@ class LimitsConfig:
     forward_rate: float = 200.0
     forward_burst: int = 500
     connections: int = 32
+    connection_rate: float = 200.0
+    connection_burst: int = 400
     connections_total: int = 4096
     pipelined: int = 64
     forwarded: int = 128

@@ -23,7 +23,7 @@ COUNTS = {
     "limited": "queries over their machine's rate: by UDP dropped, by TCP delayed",
     "unsent": "answers that the kernel did not take",
     "connections": "TCP connections accepted",
-    "connections_refused": "TCP connections over a limit",
+    "connections_refused": "TCP connections over a limit, reset",
     "connections_idle": "TCP connections closed because they said or took nothing",
     "forward_limited": "queries over a limit of forwarding",
     "shared": "queries that waited for another one's answer",

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import pwd
+import resource
 import signal
 import socket
 import struct
@@ -175,6 +176,7 @@ async def _read(reader: asyncio.StreamReader) -> Any:
 async def serve(config: frames.ProcessConfig) -> None:
     """Until SIGTERM or a ``stop``. Raises FlyebpfError where it cannot start."""
     digest, owner = config.digest(), os.getuid()
+    take_room()
     sockets = Sockets.open(config.addresses, config.port)
     control_socket = _control_socket(config.socket)
     drop_rights(config.user)
@@ -219,6 +221,17 @@ def _control_socket(path: str) -> socket.socket:
             f"DNS cannot make its socket {path}: {error.strerror}", "see that its folder exists"
         ) from error
     return sock
+
+
+def take_room() -> None:
+    """As many files as this process may have open, because each connection and
+    each question to a resolver is one; and none of the daemon's protection from
+    the kernel that looks for memory: machines have a say in how much this uses."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.suppress(OSError):  # a container's /proc may be read-only
+        own = Path("/proc/self/oom_score_adj")
+        own.write_text(str(max(0, int(own.read_text()))))
 
 
 def drop_rights(user: str) -> None:

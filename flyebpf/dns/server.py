@@ -79,7 +79,7 @@ class Server:
 
     async def start(self) -> None:
         self._udp.start()
-        await self._tcp.start()
+        self._tcp.start()
 
     async def stop(self) -> None:
         self._udp.stop()

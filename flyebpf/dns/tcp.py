@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 from collections.abc import Awaitable, Sequence
@@ -15,12 +16,17 @@ from flyebpf.dns.limits import LimitsConfig, Rates, Shares
 from flyebpf.dns.responder import Responder
 from flyebpf.dns.udp import Clients
 
+log = logging.getLogger(__name__)
 TURN = 16
-"""Queries of one connection that are answered before the others' turn."""
+"""Queries of one connection that are answered, and connections that are accepted,
+before the others' turn."""
+PAUSE = 1.0
+"""Seconds until connections are accepted again after it could not be done."""
 
 
 class TcpServer:
-    """Serves connections to listening sockets."""
+    """Serves connections to listening sockets. Those over a limit are reset before
+    anything is made for them: refusing has to be cheaper than connecting."""
 
     def __init__(
         self,
@@ -31,59 +37,93 @@ class TcpServer:
     ) -> None:
         self._sockets = sockets
         self._responder = responder
+        self._metrics = responder.metrics
         self._rates = rates
         self._limits = limits
+        self._arrivals = Rates(limits.connection_rate, limits.connection_burst)
         self._shares = Shares(limits.connections, limits.connections_total)
         self._clients = Clients()
-        self._servers: list[asyncio.Server] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     @property
     def connections(self) -> int:
         """How many there are."""
         return self._shares.used
 
-    async def start(self) -> None:
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            self._servers.append(await asyncio.start_server(self._accepted, sock=sock))
+            self._listen(sock)
 
     async def stop(self) -> None:
-        for server in self._servers:
-            server.close()
+        self._stopped = True
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        metrics = self._responder.metrics
-        asker = self._asker(writer)
-        if asker is None or not self._shares.take(asker):
-            metrics.count("stranger" if asker is None else "connections_refused")
-            writer.transport.abort()
-            return
-        metrics.count("connections")
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
+    def _listen(self, sock: socket.socket) -> None:
+        if not self._stopped:
+            self._loop.add_reader(sock, self._acceptable, sock)
+
+    def _acceptable(self, sock: socket.socket) -> None:
+        for _ in range(TURN):
+            try:
+                connection, client = sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no more files, or no memory
+                log.warning("no connection can be accepted: %s", error.strerror)
+                self._loop.remove_reader(sock)
+                self._loop.call_later(PAUSE, self._listen, sock)
+                return
+            asker = self._admitted(connection, client[0])
+            if asker is None:
+                reset(connection)
+                continue
+            task = self._loop.create_task(self._converse(connection, asker))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _admitted(self, connection: socket.socket, client: str) -> Asker | None:
+        """Who is there, and has a share now."""
+        own = connection.getsockname()[0].partition("%")[0]
+        asker = self._clients.at(client, socket.inet_pton(socket.AF_INET6, own))
+        if asker is None:
+            self._metrics.count("stranger")
+            return None
+        if self._arrivals.delay(asker, self._loop.time()) or not self._shares.take(asker):
+            self._metrics.count("connections_refused")
+            return None
+        self._metrics.count("connections")
+        return asker
+
+    async def _converse(self, connection: socket.socket, asker: Asker) -> None:
+        writer: asyncio.StreamWriter | None = None
         try:
-            await Conversation(self._responder, self._rates, self._limits, asker, writer).run(
-                reader
-            )
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=connection)
+            talk = Conversation(self._responder, self._rates, self._limits, asker, writer)
+            await talk.run(reader)
         except OSError:  # the client is away
             pass
         except asyncio.CancelledError:  # the server ends
             pass
         finally:
-            self._running.discard(task)
             self._shares.give(asker)
-            writer.transport.abort()
+            if writer is None:
+                connection.close()
+            else:
+                writer.transport.abort()
 
-    def _asker(self, writer: asyncio.StreamWriter) -> Asker | None:
-        client, own = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
-        if not client or not own:  # it has gone already
-            return None
-        packed = socket.inet_pton(socket.AF_INET6, own[0].partition("%")[0])
-        return self._clients.at(client[0], packed)
+
+def reset(connection: socket.socket) -> None:
+    """Close without waiting for the other end."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 class Conversation:

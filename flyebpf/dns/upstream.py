@@ -4,7 +4,8 @@
 An answer by UDP is believed when it comes from the resolver's address to the
 port that the kernel chose for this one query, has its random id, and repeats
 the question with the same random upper and lower case. Anything else is waited
-out; where it looks like somebody is guessing, TCP is used.
+out; where it looks like somebody is guessing, or all fits but the case (some
+resolvers do not keep it), TCP is used.
 """
 
 from __future__ import annotations
@@ -146,7 +147,11 @@ class Upstream:
         """On a socket of its own: the kernel chooses its port at random, and lets
         nothing in that comes from another address."""
         loop = asyncio.get_running_loop()
-        with socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            made = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError as error:  # there are too many
+            raise FailedError(f"no socket for {self}: {error}", answered=True) from error
+        with made as sock:
             try:
                 sock.connect(self.address)
                 sock.send(sent)
@@ -155,6 +160,8 @@ class Upstream:
                         data = await loop.sock_recv(sock, 65535)
                         if fits(sent, data):
                             return data
+                        if fits(sent, data, case=False):
+                            raise _DoubtfulError  # guessed, or it does not keep the case
                         self._metrics.count("spoofed")
             except TimeoutError:
                 raise FailedError(f"{self} does not answer") from None

@@ -26,7 +26,9 @@ from tests.netns.dns_net import SERVER, Client, DnsNet, framed, is_silent, read_
 
 RECORDS = (*WORLD, *(machine(100 + number, app="db", host="h2") for number in range(200)))
 WEB = sorted([at(16), at(17, "h2"), at(18, "h3")])
-LIMITS = LimitsConfig(rate=500, burst=500, connections=8, idle=1.5)
+LIMITS = LimitsConfig(
+    rate=500, burst=500, connections=8, connection_rate=50, connection_burst=100, idle=1.5
+)
 RESOLVER = "127.0.0.53"
 
 
@@ -101,6 +103,17 @@ def test_it_has_no_rights(server: int) -> None:
     )
     assert status["Uid"].split() == ["65534"] * 4
     assert (status["CapEff"], status["CapPrm"], status["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
+
+
+def test_it_takes_all_the_files_that_it_may_have(server: int) -> None:
+    (line,) = (
+        line
+        for line in Path(f"/proc/{server}/limits").read_text().splitlines()
+        if line.startswith("Max open files")
+    )
+    soft, hard = line.split()[3:5]
+    assert soft == hard
+    assert int(Path(f"/proc/{server}/oom_score_adj").read_text()) >= 0
 
 
 def is_cut_off(stream: socket.socket) -> bool:
@@ -250,6 +263,29 @@ def test_connections_of_one_machine_are_limited(
     for stream in streams:
         stream.close()
     time.sleep(0.3)
+    stream = alice.tcp()
+    stream.send(framed(question("web.internal")))
+    assert len(reply(read_framed(stream)).data) == 3
+
+
+def test_a_flood_of_connections_is_reset_and_costs_no_other(
+    net: DnsNet, config: frames.ProcessConfig, alice: Client, bob: Client
+) -> None:
+    time.sleep(LIMITS.connection_burst / LIMITS.connection_rate)
+    before = counts(net, config)
+    made = 0
+    for _ in range(300):
+        with contextlib.suppress(ConnectionError):
+            alice.tcp().close()
+            made += 1
+        alice.sockets.pop().close()
+    after = counts(net, config)
+    assert after["connections_refused"] - before["connections_refused"] > 50
+    assert after["connections"] - before["connections"] < 300
+    stream = bob.tcp()
+    stream.send(framed(question("web.internal")))
+    assert len(reply(read_framed(stream)).data) == 3
+    time.sleep(LIMITS.connection_burst / LIMITS.connection_rate)
     stream = alice.tcp()
     stream.send(framed(question("web.internal")))
     assert len(reply(read_framed(stream)).data) == 3

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -185,15 +187,8 @@ def other_id(question: Question, number: int = 1) -> bytes:
     return (int.from_bytes(data[:2], "big") + number & 0xFFFF).to_bytes(2, "big") + data[2:]
 
 
-def other_case(question: Question) -> bytes:
-    data = bytearray(evil(question))
-    data[13] ^= 0x20
-    return bytes(data)
-
-
 WRONG: dict[str, Callable[[Question], bytes]] = {
     "wrong id": other_id,
-    "wrong case": other_case,
     "another question": lambda q: evil(q).replace(q.wire[13:16], b"xyz"),
     "another type": lambda q: evil(q).replace(b"\0\1\0\1\xc0\x0c", b"\0\x1c\0\1\xc0\x0c"),
     "a query": lambda q: evil(q)[:2] + b"\1\0" + evil(q)[4:],
@@ -221,6 +216,35 @@ def test_many_wrong_answers_make_it_ask_by_tcp(how: str) -> None:
         assert rig.counts["upstream_tcp"] == 1
 
     run(test, spoiled(lambda q, right: [WRONG[how](q)] * 20))
+
+
+def other_case(question: Question) -> bytes:
+    data = bytearray(evil(question))
+    data[13] ^= 0x20
+    return bytes(data)
+
+
+def test_who_guesses_all_but_the_case_makes_it_ask_by_tcp() -> None:
+    async def test(rig: Rig) -> None:
+        assert (await rig.ask()).data == ["192.0.2.7"]
+        assert rig.counts["spoofed"] == 1
+        assert [question.tcp for question in rig.resolvers[0].asked] == [False, True]
+
+    run(test, spoiled(lambda q, right: other_case(q)))
+
+
+def test_resolvers_that_do_not_keep_the_case_are_of_use() -> None:
+    def lower(question: Question) -> Answers:
+        answer = addresses(question)
+        assert isinstance(answer, bytes)
+        return answer[:12] + answer[12:].lower()
+
+    async def test(rig: Rig) -> None:
+        for number in range(3):
+            assert (await rig.ask(f"w{number}.example")).data == ["192.0.2.7"]
+        assert rig.counts["upstream_failures"] == 0
+
+    run(test, lower)
 
 
 def test_answers_from_another_address_or_port_are_not_seen() -> None:
@@ -298,6 +322,50 @@ def test_long_answers_cost_the_asker_more() -> None:
         assert (await rig.ask("other.example", asker=BOB)).rcode == "NOERROR"
 
     run(test, many(400), limits=LimitsConfig(forward_rate=1, forward_burst=100))
+
+
+def test_large_answers_cost_the_asker_more() -> None:
+    """One record of 60,000 bytes, that the asker may not even take."""
+    text = " ".join(['"' + "x" * 250 + '"'] * 240)
+
+    def large(question: Question) -> Answers:
+        if not question.tcp:
+            return question.answer(flags=dns.flags.TC)
+        return question.answer(f"{question.name} 60 IN TXT {text}")
+
+    async def test(rig: Rig) -> None:
+        rcodes = [(await rig.ask(f"{n}.example", "TXT")).rcode for n in range(5)]
+        assert rcodes == ["NOERROR", "NOERROR", "SERVFAIL", "SERVFAIL", "SERVFAIL"]
+        assert (await rig.ask("other.example", "TXT", asker=BOB)).rcode == "NOERROR"
+
+    run(test, large, limits=LimitsConfig(forward_rate=0.1, forward_burst=100))
+
+
+def test_failures_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flyebpf.dns.forward._FAILED_MAX", 10)
+
+    async def test(rig: Rig) -> None:
+        await asyncio.gather(*(rig.ask(f"{number}.example") for number in range(40)))
+        failed = rig.forwarder._failed
+        assert len(failed) == 10
+        assert list(failed.values()) == sorted(failed.values())
+        await rig.ask("39.example")
+        assert len(failed) == 10
+
+    run(test, silent, deadline=0.2)
+
+
+def test_no_more_sockets_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test(rig: Rig) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("flyebpf.dns.upstream.socket.socket", none)
+            assert (await rig.ask()).rcode == "SERVFAIL"
+        assert rig.forwarder.upstreams[0].failures == 0  # it is not the resolver's
+
+    run(test, addresses)
 
 
 def test_answers_of_too_many_records_are_failures() -> None:
