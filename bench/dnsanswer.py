@@ -14,6 +14,7 @@ import os
 import statistics
 import struct
 import time
+from socket import AF_INET6, inet_pton
 from typing import Any
 
 from scapy.layers.inet import UDP
@@ -98,7 +99,8 @@ def asked(edns: bytes | None = None) -> bytes:
 def row(network: int, name: str, count: int) -> NameRow:
     labels = name.split(".")
     wired = b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\0"
-    addresses = tuple(number.to_bytes(16, "big") for number in range(1, count + 1))
+    hosts = (machine_address(network, HOST, number) for number in range(1, count + 1))
+    addresses = tuple(inet_pton(AF_INET6, address) for address in hosts)
     return NameRow(network, name_hash(wired), wired, addresses)
 
 

@@ -88,16 +88,15 @@ inline bool dns_headers(struct dns *d, __u32 length, __u64 sum)
 	return true;
 }
 
-/* The frame becomes the answer. */
-inline int dns_answer(struct dns *d, const struct name *name)
+/* The frame becomes the answer; tail: bytes of its records. */
+inline int dns_answer(struct dns *d, const struct name *name, __u64 tail)
 {
 	struct __sk_buff *skb = d->skb;
 	const __u32 end = d->query.end;
-	__u64 tail = dns_tail(d->scratch, &d->query, name);
 	__u32 length = sizeof(struct udphdr) + end + tail;
 	__u64 sum;
 
-	dns_front(d->scratch, &d->query, name);
+	dns_front(d->scratch, &d->query);
 	sum = dns_sum(d->scratch, &d->query, name);
 	if (tail < RECORD_BYTES)
 		return tc_drop(skb, DROP_REWRITE);
@@ -118,7 +117,6 @@ inline struct name *dns_find(struct dns *d, const struct ip6 *ip)
 {
 	struct name_key key = { .network = d->slot->network };
 	__u32 zero = 0, size;
-	struct name *name;
 
 	if (ip->next != IPPROTO_UDP)
 		return 0;
@@ -126,8 +124,7 @@ inline struct name *dns_find(struct dns *d, const struct ip6 *ip)
 	size = d->scratch ? dns_load(d->skb, ip, d->scratch) : 0;
 	if (!size || !dns_parse(d->scratch, size, &d->query, &key))
 		return 0;
-	name = map_lookup(names, &key);
-	return name && name->count && name->count <= NAME_ADDRESSES ? name : 0;
+	return map_lookup(names, &key);
 }
 
 /* Into the host's stack. */
@@ -151,7 +148,7 @@ int dns(struct __sk_buff *skb)
 	struct name *name;
 	struct sixpn to;
 	struct ip6 *ip;
-	__u32 *index;
+	__u32 *index, tail;
 
 	d.settings = get_settings();
 	index = d.settings ? vm_slot_of(d.settings, skb->ifindex) : 0;
@@ -170,5 +167,6 @@ int dns(struct __sk_buff *skb)
 	if (!dns_may(&d, *index))
 		return tc_drop(skb, DROP_DNS_LIMIT);
 	name = dns_find(&d, ip);
-	return name ? dns_answer(&d, name) : dns_pass(&d);
+	tail = name ? dns_tail(d.scratch, &d.query, name, d.slot->network) : 0;
+	return tail ? dns_answer(&d, name, tail) : dns_pass(&d);
 }

@@ -8,6 +8,7 @@
 
 #include "csum.h"
 #include "dns_query.h"
+#include "sixpn.h"
 #include "tc.h"
 
 #define DNS_HOP_LIMIT 64
@@ -28,13 +29,22 @@
 #define OPT_DO bpf_htonl(0x80)
 
 /* Records and OPT into the scratch. Which address comes first changes from query
- * to query with their ids, as the server does it. Returns their bytes. */
-inline __u32 dns_tail(struct dns_scratch *scratch, const struct dns_query *query,
-		      const struct name *name)
+ * to query with their ids, as the server does it. Returns their bytes, or 0 when an
+ * address is not of this network: the kernel gives the memory of an entry that was
+ * replaced to another one at once, and who looks at it meanwhile may read that. */
+inline __u32 dns_tail(struct dns_scratch *scratch, struct dns_query *query,
+		      const struct name *name, __u32 network)
 {
+	const __u32 first = bpf_htonl(SIXPN_PREFIX << 16 | network >> 16);
+	const __u32 second = bpf_htonl(network << 16);
 	const __u32 count = name->count;
-	__u32 from = bpf_ntohs(query->id) % count, i, j;
+	__u32 from, i, j, other = 0;
 	__u32 *to = scratch->tail;
+
+	if (!count || count > NAME_ADDRESSES)
+		return 0;
+	query->answers = count;
+	from = bpf_ntohs(query->id) % count;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < NAME_ADDRESSES; i++) {
@@ -50,9 +60,12 @@ inline __u32 dns_tail(struct dns_scratch *scratch, const struct dns_query *query
 		to[4] = name->addr[j].word[1];
 		to[5] = name->addr[j].word[2];
 		to[6] = name->addr[j].word[3];
+		other |= (to[3] ^ first) | ((to[4] ^ second) & bpf_htonl(0xffff0000));
 		if (++from >= count)
 			from = 0;
 	}
+	if (other)
+		return 0;
 	if (!query->edns)
 		return i * RECORD_BYTES;
 	to = scratch->tail + i * RECORD_WORDS;
@@ -63,14 +76,13 @@ inline __u32 dns_tail(struct dns_scratch *scratch, const struct dns_query *query
 }
 
 /* Header of the answer, in the scratch. */
-inline void dns_front(struct dns_scratch *scratch, const struct dns_query *query,
-		      const struct name *name)
+inline void dns_front(struct dns_scratch *scratch, const struct dns_query *query)
 {
 	struct dns_header *header = (void *)scratch->query;
 
 	header->flags = bpf_htons(DNS_QR | DNS_AA | DNS_RA) |
 			(header->flags & bpf_htons(DNS_RD | DNS_CD));
-	header->answers = bpf_htons(name->count);
+	header->answers = bpf_htons(query->answers);
 	header->additional = query->edns ? bpf_htons(1) : 0;
 }
 

@@ -34,6 +34,7 @@ struct dns_header {
 struct dns_query {
 	__u32 end;  /* of the question in the message */
 	__be16 id;
+	__u16 answers;
 	bool edns;
 	bool dnssec; /* the DO bit, which answers repeat */
 };

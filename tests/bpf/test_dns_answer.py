@@ -13,6 +13,7 @@ from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Padding, Raw
 
+from flyebpf.drivers.map_names import raw_key, value_of
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets6 as p6
 from tests.bpf import dnsworld as d
@@ -180,6 +181,28 @@ def test_names_of_another_network_are_as_if_there_were_none(names: Rig) -> None:
     assert theirs[0] in answer
     assert not any(address in answer for address in d.addresses("web.internal"))
     assert all(a in dns(names, QUERY).packet for a in d.addresses("web.internal"))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_addresses_of_another_network_are_never_answered(names: Rig, place: int) -> None:
+    """The memory of an entry that was replaced may be another network's already
+    when the program reads it."""
+    found = list(d.addresses("web.internal"))
+    found[place] = d.addresses("web.internal", p6.OTHER_NETWORK)[place]
+    d.enter(names, d.row("web.internal", of=tuple(found)))
+    for number in range(3):
+        frame = d.asked(d.query(id=number))
+        assert dns(names, frame) == Outcome(
+            Tc.REDIRECT, d.passed(frame), counts={Count.DNS_PASSED: 1}
+        )
+
+
+@pytest.mark.parametrize("count", [0, 9, 0xFFFFFFFF])
+def test_numbers_of_addresses_that_cannot_be_are_passed_on(names: Rig, count: int) -> None:
+    entered = d.row("web.internal")
+    value = struct.pack("=I", count) + value_of(entered.addresses)[4:]
+    names.maps["names"].update(raw_key(entered.key), value)
+    assert dns(names, QUERY).packet == d.passed(QUERY)
 
 
 @pytest.mark.parametrize(
