@@ -125,7 +125,7 @@ class Flood:
         source = ProgramSpec("flood", "xdp")
         self.module: Any = compiler.compile_program(bpf, source, {}, text)
         self.flood, self.alone, self.answered, self.bounce = (
-            compiler.load_program(bpf, self.module, ProgramSpec(name, kind))
+            compiler.load_program(self.module, ProgramSpec(name, kind))
             for name, kind in (
                 ("flood", "xdp"),
                 ("flood_alone", "xdp"),
