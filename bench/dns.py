@@ -61,6 +61,10 @@ UNLIMITED = LimitsConfig(
     burst=10_000_000,
     forward_rate=1e7,
     forward_burst=10_000_000,
+    forward_total_rate=1e7,
+    forward_total_burst=10_000_000,
+    connection_rate=1e7,
+    connection_burst=10_000_000,
     forwarded=100_000,
     forwarded_total=100_000,
 )

@@ -24,7 +24,7 @@ import dns.message
 from flyebpf.dns import scrub, wire
 from flyebpf.dns.asker import Asker
 from flyebpf.dns.cache import Cache, Entry, Key
-from flyebpf.dns.limits import LimitsConfig, Rates, Shares
+from flyebpf.dns.limits import ForwardRates, LimitsConfig, Shares
 from flyebpf.dns.metrics import Metrics
 from flyebpf.dns.upstream import FailedError, Upstream
 from flyebpf.dns.wire import CD, Query, Rcode
@@ -77,7 +77,7 @@ class Forwarder:
         self.metrics = metrics
         self.upstreams = [Upstream(text, metrics) for text in config.upstreams]
         self.cache = Cache(config.cache_bytes, config.stale_for)
-        self._rates = Rates(limits.forward_rate, limits.forward_burst)
+        self._rates = ForwardRates(limits)
         self._shares = Shares(limits.forwarded, limits.forwarded_total)
         self._flying: dict[Key, asyncio.Task[Entry | None]] = {}
         self._failed: dict[Key, float] = {}
@@ -115,7 +115,7 @@ class Forwarder:
         self.metrics.answered(asked.query.type, rcode, path, now - asked.begun)
 
     async def _wait(self, asked: _Asked, old: Entry | None) -> bytes:
-        if self._rates.delay(asked.asker, asked.begun) or not self._shares.take(asked.asker):
+        if not (self._rates.admit(asked.asker, asked.begun) and self._shares.take(asked.asker)):
             self.metrics.count("forward_limited")
             return self._give(asked, old, "stale")
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flyebpf.dns.asker import Asker
 
 _KEPT = 16_384
+EVERYBODY = Asker(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,20 @@ class LimitsConfig:
     a resolver has to be asked for, which cost twenty times as much; ``forwarded``:
     of them under way, ``pipelined``: on one connection; ``connections`` by TCP,
     new ones at ``connection_rate`` a second and ``connection_burst`` at once.
-    For all together: ``connections_total``, ``forwarded_total``. ``idle``: seconds
-    that a TCP connection may say nothing, or take no answer."""
+    For all together: ``connections_total``, ``forwarded_total``, and
+    ``forward_total_rate``, beyond which only those get a resolver asked who want
+    ``forward_calm_rate`` or less, so that some that ask as much as they may do not
+    use up the time of all. ``idle``: seconds that a TCP connection may say nothing,
+    or take no answer."""
 
     rate: float = 1000.0
     burst: int = 2000
     forward_rate: float = 200.0
     forward_burst: int = 500
+    forward_total_rate: float = 1000.0
+    forward_total_burst: int = 2000
+    forward_calm_rate: float = 10.0
+    forward_calm_burst: int = 50
     connections: int = 32
     connection_rate: float = 200.0
     connection_burst: int = 400
@@ -88,3 +96,25 @@ class Shares:
             self._of[asker] = left
         else:
             del self._of[asker]
+
+
+class ForwardRates:
+    """Whether a resolver may be asked for somebody now."""
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self._each = Rates(limits.forward_rate, limits.forward_burst)
+        self._calm = Rates(limits.forward_calm_rate, limits.forward_calm_burst)
+        self._all = Rates(limits.forward_total_rate, limits.forward_total_burst)
+
+    def admit(self, asker: Asker, now: float) -> bool:
+        """Counts the question, if it may be asked. ``now``: monotonic seconds."""
+        if self._each.delay(asker, now):
+            return False
+        calm = not self._calm.delay(asker, now)
+        return not self._all.delay(EVERYBODY, now) or calm
+
+    def charge(self, asker: Asker, now: float, queries: int) -> None:
+        """The question has cost as much as so many more."""
+        for rates in (self._each, self._calm):
+            rates.charge(asker, now, queries)
+        self._all.charge(EVERYBODY, now, queries)

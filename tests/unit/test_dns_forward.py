@@ -560,6 +560,25 @@ def test_one_machine_cannot_use_up_the_forwarder() -> None:
     run(test, addresses, delays=(0.2,), limits=LimitsConfig(forwarded=10))
 
 
+def test_many_that_ask_much_do_not_use_up_the_forwarder() -> None:
+    """Each within its own limits: who asks little is served all the same."""
+    many = [Asker(1, HOST_BIT | 1, number) for number in range(100, 110)]
+
+    async def test(rig: Rig) -> None:
+        asked = [rig.ask(f"{n}.of-{a.machine}.example", asker=a) for a in many for n in range(10)]
+        rcodes = [found.rcode for found in await asyncio.gather(*asked)]
+        # What all may ask, of which the first ask most, and what each calm one may.
+        assert 20 <= rcodes.count("NOERROR") <= 20 + 3 * len(many)
+        for number in range(3):
+            assert (await rig.ask(f"{number}.calm.example", asker=BOB)).rcode == "NOERROR"
+        assert (await rig.ask("4.calm.example", asker=BOB)).rcode == "SERVFAIL"
+
+    limits = LimitsConfig(
+        forward_total_rate=0.1, forward_total_burst=20, forward_calm_rate=0.1, forward_calm_burst=2
+    )
+    run(test, addresses, limits=limits)
+
+
 def test_those_who_do_not_wait_leave_nothing_behind() -> None:
     async def test(rig: Rig) -> None:
         asked: list[Awaitable[Reply]] = [rig.ask(f"{n}.example") for n in range(10)]
