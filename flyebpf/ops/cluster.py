@@ -103,7 +103,10 @@ def _first_cluster(store: Store) -> Cluster:
     """Its counters say which numbers were ever given out: they are begun anew only
     where nobody can have one. Raises UnavailableError."""
     for kind in (Host.kind, Network.kind, Machine.kind):
-        if entries := store.list(kind):
+        entries = store.list(kind)
+        # Unless another host was the first a moment ago: then the commit, which
+        # depends on there being no record, is not made, and all is looked at anew.
+        if entries and store.get(Cluster.kind, _IDENT) is None:
             raise UnavailableError(
                 f"the store has no cluster record, but {kind} {entries[0].id!r}: numbers that "
                 "are in use would be given out again",

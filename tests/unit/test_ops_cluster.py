@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from flyebpf.model.records import App, Cluster, Host, Machine, Presence
 from flyebpf.model.sixpn import HOST_BIT
 from flyebpf.ops import cluster, machines, moves, orgs
 from flyebpf.ops.transact import every, find, transact
-from flyebpf.store.base import Transaction
+from flyebpf.store.base import Entry, Transaction
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -44,6 +45,26 @@ def test_hosts_have_numbers_of_their_own(store: SqliteStore) -> None:
     assert first.number >= HOST_BIT
     assert second.number >= HOST_BIT
     assert first.number != second.number
+
+
+def test_several_hosts_are_the_first(tmp_path: Path) -> None:
+    """Another one has registered between this one's looks at the cluster's record
+    and at the hosts."""
+
+    class Racing(SqliteStore):
+        raced = False
+
+        def list(self, kind: str) -> list[Entry]:
+            if not self.raced:
+                self.raced = True
+                cluster.ensure(self, config(host="h2", block="172.16.16.0/20"))
+            return super().list(kind)
+
+    with closing(Racing(tmp_path / "s.db", durable=False)) as store:
+        shared, host = cluster.ensure(store, config())
+        assert shared.seed == find(store, Cluster, "cluster").seed
+        assert {h.name: h.number - HOST_BIT for h in every(store, Host)} == {"h2": 1, "h1": 2}
+        assert host.number == HOST_BIT | 2
 
 
 def test_numbers_are_not_given_out_again_when_the_record_of_them_is_lost(
