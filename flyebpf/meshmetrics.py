@@ -28,9 +28,17 @@ def mesh(status: MeshStatus | None) -> Iterator[Metric]:
         "Devices of the mesh, by what implements them (none: not there).",
         labels=("interface", "implementation"),
     )
+    refused = CounterMetricFamily(
+        "flyebpf_mesh_refused_packets",
+        "Packets that the kernel's WireGuard refused: their source was not their peer's. "
+        "Absent with wireguard-go, which does not count them.",
+        labels=("interface",),
+    )
     for device in status.devices:
         devices.add_metric((device.interface, device.implementation or "none"), 1)
-    yield from (generation, devices, *peers(status.peers))
+        if device.refused is not None:
+            refused.add_metric((device.interface,), device.refused)
+    yield from (generation, devices, refused, *peers(status.peers))
 
 
 def peers(found: Sequence[MeshPeer]) -> Iterator[Metric]:

@@ -81,12 +81,15 @@ class Fill:
 @dataclass(frozen=True, slots=True)
 class MeshDevice:
     """``implementation``: ``kernel`` or ``wireguard-go``, ``plain`` where there
-    is no WireGuard, ``""`` for a device that is not there. ``port``: UDP."""
+    is no WireGuard, ``""`` for a device that is not there. ``port``: UDP. ``refused``:
+    packets that WireGuard took off because their source was not their peer's; None
+    where nobody counts them (``wireguard-go``, ``plain``)."""
 
     interface: str
     implementation: str
     generation: int
     port: int
+    refused: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

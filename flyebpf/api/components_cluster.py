@@ -73,6 +73,9 @@ CLUSTER: dict[str, Schema] = {
             ),
             "generation": integer("Of its key."),
             "port": integer("UDP."),
+            "refused": nullable(
+                integer("Packets whose source was not their peer's; null where not counted.")
+            ),
         }
     ),
     "MeshPeer": obj(

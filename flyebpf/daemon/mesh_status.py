@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flyebpf.api.backend import MeshDevice, MeshPeer, MeshStatus, PeerStatus
 from flyebpf.daemon.mesh_rotation import View
+from flyebpf.drivers.netlink_wireguard import refused
 from flyebpf.drivers.wireguard import SESSION_LIFE, Device
 from flyebpf.drivers.wireguard_devices import WireguardReader
 from flyebpf.errors import FlyebpfError
@@ -22,10 +23,12 @@ from flyebpf.model.rows import MeshPeerRow
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One look at the devices, by name; those that could not be read are
-    absent. ``implementation``: "kernel", "wireguard-go" or ""."""
+    absent. ``implementation``: "kernel", "wireguard-go" or "". ``refused``: packets
+    that were not of their peer, where that is counted."""
 
     implementation: str
     devices: Mapping[str, Device]
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 def look(reader: WireguardReader, names: Iterable[str]) -> Seen:
@@ -39,7 +42,8 @@ def look(reader: WireguardReader, names: Iterable[str]) -> Seen:
                 devices[name] = reader.read(name)
             except FlyebpfError:
                 continue  # it went meanwhile; the reconciler says why
-    return Seen(implementation, devices)
+    counts = {name: refused(name) for name in devices} if implementation == "kernel" else {}
+    return Seen(implementation, devices, {n: c for n, c in counts.items() if c is not None})
 
 
 def text(moment: float) -> str:
@@ -115,6 +119,7 @@ def mesh_status(view: View, seen: Seen, rtt: Mapping[str, float]) -> MeshStatus:
                 seen.implementation if row.underlay == "wireguard" else row.underlay,
                 row.generation,
                 row.port,
+                seen.refused.get(row.interface),
             )
             for row in view.meshes
         ],

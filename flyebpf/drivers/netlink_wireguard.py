@@ -7,6 +7,7 @@ import base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import WireGuard
@@ -20,6 +21,16 @@ def opened() -> Iterator[Any]:
     """A socket for one question: the daemon's threads share none."""
     with kernel("talk to the kernel's WireGuard"), WireGuard() as socket:
         yield socket
+
+
+def refused(device: str) -> int | None:
+    """Packets that a peer sent with a source that is not in its AllowedIPs, or that
+    were no IP: the kernel's WireGuard counts them as frame errors (drivers/net/
+    wireguard/receive.c). None where there is no such device."""
+    try:
+        return int(Path(f"/sys/class/net/{device}/statistics/rx_frame_errors").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 class KernelWireguard:

@@ -9,11 +9,13 @@ import random
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.qemu.fabric import CLIENT, SITES, Fabric, booted
+from tests.qemu.node import Node
 
 MEGABYTE = 1 << 20
 SIZE = 10 * MEGABYTE
@@ -83,6 +85,28 @@ def test_another_network_is_not_reached(fabric: Fabric) -> None:
     done = fabric.vms["a"].run(f"ping -6 -c 3 -W 2 {other}", timeout=LONG, check=False)
     assert done.code != 0
     assert node.drops()["sixpn_network"] >= before + 3
+
+
+def test_a_host_that_forges_another_hosts_address_is_refused_and_counted(fabric: Fabric) -> None:
+    """WireGuard itself knows which sources are a peer's, and counts what is not."""
+    here, there = fabric.nodes["a"], fabric.nodes["b"]
+    forged = "fdaa:8000:99::1"
+    (host,) = (h for h in there.api("get", "/v1/hosts")["items"] if h["this"])
+    target = host["mesh_address"]
+    here.guest.run(f"ip -6 address add {forged}/128 dev fly0 nodad")
+    here.guest.run(f"ping -6 -c 3 -W 2 -I {forged} {target}", check=False)
+    here.guest.run(f"ip -6 address del {forged}/128 dev fly0")
+    deadline = time.monotonic() + LONG
+    while not (counted := refused(there)):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert counted == 3
+
+
+def refused(node: Node) -> int:
+    """As its daemon has seen it last."""
+    devices = node.api("get", "/v1/status")["mesh"]["devices"]
+    return sum(device["refused"] or 0 for device in devices)
 
 
 def client(fabric: Fabric, kind: socket.SocketKind) -> socket.socket:

@@ -76,7 +76,8 @@ MESH = MeshStatus(
     next_generation=4,
     devices=[
         MeshDevice("fly1", "wireguard-go", 3, 51821),
-        MeshDevice("fly0", "", 4, 51820),
+        MeshDevice("fly0", "kernel", 4, 51820, 7),
+        MeshDevice("fly2", "", 5, 51820),
     ],
     peers=[
         MeshPeer("h2", "fly1", True, "192.0.2.2:51821", 12.5, 1000, 2000, 0.004),
@@ -139,7 +140,8 @@ def test_every_family_on_a_loopback_port(backend: Measured) -> None:
         'flyebpf_mesh_key_generation{which="current"} 3.0',
         'flyebpf_mesh_key_generation{which="next"} 4.0',
         'flyebpf_mesh_device{implementation="wireguard-go",interface="fly1"} 1.0',
-        'flyebpf_mesh_device{implementation="none",interface="fly0"} 1.0',
+        'flyebpf_mesh_device{implementation="none",interface="fly2"} 1.0',
+        'flyebpf_mesh_refused_packets_total{interface="fly0"} 7.0',
         'flyebpf_mesh_handshake_age_seconds{host="h2",interface="fly1"} 12.5',
         'flyebpf_mesh_bytes_total{direction="in",host="h2",interface="fly1"} 1000.0',
         'flyebpf_mesh_bytes_total{direction="out",host="h3",interface="fly1"} 148.0',
