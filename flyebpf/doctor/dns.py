@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
 from flyebpf.api.backend import DigAnswer
 from flyebpf.doctor.check import Check, Finding, Patient, failed, ok, skipped, warning
 from flyebpf.model.reasons import DropReason
 from flyebpf.model.records import AddressKind, Host, Machine, MachineState
-from flyebpf.model.sixpn import machine_address, network_prefix
+from flyebpf.model.sixpn import machine_address
 from flyebpf.ops import addresses, machines, networks
 from flyebpf.ops.transact import every
 
@@ -191,27 +191,28 @@ def look_at_machine_names(patient: Patient) -> Iterator[Finding]:
 
 
 def look_at_flycast(patient: Patient) -> Iterator[Finding]:
-    """``<app>.flycast``, on the app's own network."""
+    """``<app>.flycast``, on each network where the app has such an address."""
     assert patient.app is not None
-    assert patient.network is not None
     name = f"{patient.app.name}.flycast"
-    prefix = IPv6Network(network_prefix(patient.network.number))
-    wanted = {
-        record.address
-        for record in addresses.list_all(patient.store, patient.app.name)
-        if record.type is AddressKind.PRIVATE_V6 and IPv6Address(record.address) in prefix
-    }
-    got = set(data_of(ask(patient, name)))
-    if got != wanted:
-        yield failed(
-            f"{name} leads to {listed(got) or 'nothing'} instead of {listed(wanted) or 'nothing'}",
-            "flyebpf status shows what has not been applied",
-        )
-    elif wanted:
-        yield ok(f"{name} leads to {listed(wanted)}")
-    else:
+    wanted: dict[int, set[str]] = {}
+    for record in addresses.list_all(patient.store, patient.app.name):
+        if record.type is AddressKind.PRIVATE_V6:
+            number = int.from_bytes(IPv6Address(record.address).packed[2:6], "big")
+            wanted.setdefault(number, set()).add(record.address)
+    known = {network.number: network.ident for network in networks.list_all(patient.store)}
+    for number, expected in wanted.items():
+        got = set(data_of(patient.backend.dig(number, name, "AAAA", tcp=True)))
+        where = f"{name} on network {known.get(number, number)}"
+        if got == expected:
+            yield ok(f"{where} leads to {listed(got)}")
+        else:
+            yield failed(
+                f"{where} leads to {listed(got) or 'nothing'} instead of {listed(expected)}",
+                "flyebpf status shows what has not been applied",
+            )
+    if not wanted:
         yield skipped(
-            "the app has no Flycast address on its own network",
+            "the app has no Flycast address",
             f"flyebpf ips allocate-v6 --private -a {patient.app.name}",
         )
 

@@ -16,6 +16,7 @@ from flyebpf.doctor.all import CHECKS
 from flyebpf.doctor.check import Check, Patient, State, examine, ok
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DropReason
+from tests.api import Api, use_proxy
 from tests.fakes_backend import WEB, FakeBackend
 from tests.unit.test_cli_commands import Cli, add_machine, cli  # noqa: F401 - a fixture
 
@@ -150,8 +151,6 @@ CASES: list[tuple[str, Change, str, str, str]] = [
      "failed", "leaves out 1 started machines", "flyebpf hosts list"),
     ("dns-app", answers("web.internal", answer("fdaa::99")),
      "failed", "leads to fdaa::99, which no started machine has", "status --wait"),
-    ("dns-flycast", answers("web.flycast", answer("fdaa:0:1:0:1::1")),
-     "failed", "leads to fdaa:0:1:0:1::1 instead of nothing", "flyebpf status"),
 ]  # fmt: skip
 
 
@@ -197,6 +196,33 @@ def test_machines_names_that_lead_elsewhere(web: Cli) -> None:
         assert finding["remedy"] == f"flyebpf dig {machine['id']}.vm.web.internal"
         web.backend.answers[key] = right
     assert found(web, "dns-machines")["state"] == "ok"
+
+
+def test_flycast_is_asked_for_on_each_network_that_has_it(web: Cli) -> None:
+    use_proxy(Api(web.backend, ""))
+    web.ok("apps create other -o acme --network lan")
+    web.ok("ips allocate-v6 -a web --private")
+    web.ok("ips allocate-v6 -a web --private --network lan")
+    asked = []
+    right = {1: "fdaa:0:1:0:1::1", 2: "fdaa:0:2:0:1::1"}
+
+    def dig(network: int, name: str, kind: str, *, tcp: bool) -> DigAnswer:
+        if name != "web.flycast":
+            return web.backend.answers[name, kind]
+        asked.append((network, kind, tcp))
+        return answer(right[network])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(web.backend, "dig", dig)
+        findings = [f for f in web.json("doctor -a web") if f["check"] == "dns-flycast"]
+        assert [f["state"] for f in findings] == ["ok", "ok"]
+        assert asked == [(1, "AAAA", True), (2, "AAAA", True)]
+        assert "on network acme/lan leads to fdaa:0:2:0:1::1" in findings[1]["message"]
+        right[2] = "fdaa:0:2:0:1::9"
+        _, out, _ = web("doctor", "-a", "web", "--json")
+    wrong = next(f for f in json.loads(out) if f["state"] == "failed")
+    assert "fdaa:0:2:0:1::9 instead of fdaa:0:2:0:1::1" in wrong["message"]
+    assert wrong["remedy"]
 
 
 def test_a_check_that_cannot_be_made_hides_no_other(web: Cli) -> None:
