@@ -46,7 +46,7 @@ def certificates(text: str, of: str) -> list[x509.Certificate]:
 
 
 def private_key(text: str, of: str) -> PrivateKey:
-    """The one key of a text, of a sort that the proxy (BoringSSL) can serve.
+    """The one key of a text, of a sort that browsers and the proxy can use.
     Raises InvalidError, which never says what is in it."""
     blocks = [(label, block) for label, block in _blocks(text, of) if label in _KEYS]
     if len(blocks) != 1:
@@ -121,4 +121,4 @@ def _servable(key: object, of: str) -> PrivateKey:
         raise InvalidError(f"{of} is RSA with {key.key_size} bits, which is too short", remedy)
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in CURVES:
         return key
-    raise InvalidError(f"{of} is of a sort that the proxy cannot serve", remedy)
+    raise InvalidError(f"{of} is of a sort that browsers or the proxy cannot use", remedy)

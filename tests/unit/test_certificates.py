@@ -145,9 +145,9 @@ REFUSED = {
         "get it again"),
     "RSA that is too short": Refused(*signed_with(SHORT), "RSA with 1024 bits", "P-256"),
     "Ed25519, which browsers cannot verify": Refused(
-        GOOD, key_pem(ed25519.Ed25519PrivateKey.generate()), "cannot serve", "P-256"),
+        GOOD, key_pem(ed25519.Ed25519PrivateKey.generate()), "cannot use", "P-256"),
     "a curve that the proxy does not know": Refused(
-        *signed_with(ec_key(ec.SECP256K1())), "cannot serve", "P-256"),
+        *signed_with(ec_key(ec.SECP256K1())), "cannot use", "P-256"),
     "somebody else's key": Refused(
         GOOD, OTHER.key_pem, "was made for another key", "requested with"),
     "the issuer's certificate first": Refused(
