@@ -18,12 +18,13 @@ from typing import TypeVar
 import pytest
 
 from flyebpf import join
-from flyebpf.config import DaemonConfig
+from flyebpf.config import DaemonConfig, ProxyConfig
 from flyebpf.errors import FlyebpfError
 from flyebpf.join import Newcomer
 from flyebpf.model import sixpn
 from flyebpf.model.records import (
     Address,
+    AddressKind,
     Host,
     Interface,
     JoinToken,
@@ -32,7 +33,7 @@ from flyebpf.model.records import (
     PrivateAddress,
     WireguardPeer,
 )
-from flyebpf.ops import addresses, apps, cluster, machines, moves, orgs, tokens, wireguard
+from flyebpf.ops import addresses, apps, cluster, flycast, machines, moves, orgs, tokens, wireguard
 from flyebpf.ops.transact import every
 from flyebpf.store.etcd import EtcdStore
 from tests.etcdrig import EtcdCluster, etcd
@@ -70,10 +71,14 @@ def work(store: EtcdStore, number: int) -> list[object]:
     """What host ``number`` does; what was acknowledged."""
     mine: list[object] = []
     own, other = settings(number), f"h{number % HOSTS + 1}"
+    proxied = replace(own, proxy=ProxyConfig("envoy"))
     for index in range(EACH):
         name = f"x{number}-{index}"
         app = insist(lambda name=name: created(store, name))
         mine.append(insist(lambda app=app: addresses.allocate_v4(store, own, app)))
+        mine.append(
+            insist(lambda app=app: flycast.allocate(store, proxied, app, network="default"))
+        )
         machine = insist(
             lambda app=app, index=index: machines.add(
                 store, own, app, interface=f"t{index}", mac="02:00:00:00:00:01"
@@ -138,6 +143,10 @@ def check(store: EtcdStore, acknowledged: list[object]) -> None:
     peers = every(store, WireguardPeer)
     assert len({peer.address for peer in peers}) == len(peers) == HOSTS * EACH
     given = {record.address: record for record in every(store, Address)}
+    on_default = [a.address for a in given.values() if a.type is AddressKind.PRIVATE_V6]
+    (default,) = (n.number for n in every(store, Network) if n.name == "default")
+    numbers = range(1, HOSTS * EACH + 1)
+    assert set(on_default) == {sixpn.flycast_address(default, number) for number in numbers}
     for record in acknowledged:
         if isinstance(record, Address):
             assert given[record.address] == record
