@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from flyebpf.model.index import Index
 from flyebpf.model.records import Host, Network, Presence
+from flyebpf.model.sixpn import HOST_BIT
 
 
 class Sites:
@@ -13,7 +15,8 @@ class Sites:
     def __init__(self) -> None:
         self.epoch = 0
         self._networks: dict[str, int] = {}
-        self._idents: dict[int, str] = {}
+        self._claims = Index()  # networks by number
+        self._idents: dict[int, str] = {}  # and the one that has it
         self._hosts: dict[str, Host] = {}
         self._hosts_by_number: dict[int, str] = {}
         self._present: set[str] = set()
@@ -28,7 +31,8 @@ class Sites:
                 return
             self.remove(Network.kind, record.ident)
             self._networks[record.ident] = record.number
-            self._idents[record.number] = record.ident
+            self._claims.add(record.number, record.ident)
+            self._settle(record.number)
         else:
             if self._hosts.get(record.name) == record:
                 return
@@ -43,17 +47,28 @@ class Sites:
         elif kind == Network.kind:
             number = self._networks.pop(id, None)
             if number is not None:
-                self._idents.pop(number, None)
+                self._claims.discard(number, id)
+                self._settle(number)
         elif (host := self._hosts.pop(id, None)) is not None:
             self._hosts_by_number.pop(host.number, None)
         self.epoch += 1
+
+    def _settle(self, number: int) -> None:
+        """Of networks that claim one number the first by name has it, as in the
+        plan: the others' machines are not in it."""
+        claims = self._claims[number]
+        if claims and 0 < number < HOST_BIT:
+            self._idents[number] = claims[0]
+        else:
+            self._idents.pop(number, None)
 
     def networks(self) -> int:
         return len(self._networks)
 
     def number(self, network: str | None) -> int | None:
-        """The number of a network by its id."""
-        return self._networks.get(network or "")
+        """The number of a network by its id; None where another one has it."""
+        number = self._networks.get(network or "", 0)
+        return number if self._idents.get(number) == network else None
 
     def network_ident(self, number: int) -> str | None:
         """The id of the network of a number."""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An app's machines by everything that names can ask for."""
+"""What names lead to: an app's machines by everything that can be asked for, users'
+peers, Flycast addresses."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -29,6 +31,19 @@ class Place(NamedTuple):
     vm: Vm
     address: bytes
     usable: bool
+
+
+class Peer(NamedTuple):
+    network: str
+    name: str
+    address: bytes
+
+
+class Flycast(NamedTuple):
+    """``callers``: the network that its record names."""
+
+    app: str
+    callers: str
 
 
 class AppTable:
@@ -80,3 +95,16 @@ def _keys(
         while rest:  # names that only end others
             rest = rest.partition(b".")[2]
             metadata.setdefault(rest, [])
+
+
+def is_of(number: int, address: bytes) -> bool:
+    """Whether an address is of the network of a number."""
+    return address[:6] == b"\xfd\xaa" + number.to_bytes(4, "big")
+
+
+def packed_of(address: str) -> bytes | None:
+    """16 bytes; None for what is no IPv6 address."""
+    try:
+        return socket.inet_pton(socket.AF_INET6, address)
+    except OSError:
+        return None

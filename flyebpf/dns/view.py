@@ -8,14 +8,12 @@ recently asked ones are kept. Records may come in any order.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from sys import intern
-from typing import NamedTuple
 
 from flyebpf.dns.nearest import Regions
 from flyebpf.dns.sites import Sites
-from flyebpf.dns.tables import AppTable, Place, Vm
+from flyebpf.dns.tables import AppTable, Flycast, Peer, Place, Vm, is_of, packed_of
 from flyebpf.model.index import Index
 from flyebpf.model.records import (
     Address,
@@ -41,12 +39,6 @@ KINDS = frozenset(
 """Kinds of records that names are made of; others need not be fed."""
 
 
-class Peer(NamedTuple):
-    network: str
-    name: str
-    address: bytes
-
-
 class View:
     """Not thread safe."""
 
@@ -63,7 +55,7 @@ class View:
         self._peers_by_network = Index()
         self._peers_by_name = Index()
         self._peers_by_address: dict[bytes, str] = {}
-        self._flycast: dict[bytes, str] = {}
+        self._flycast: dict[bytes, Flycast] = {}
         self._flycast_by_app = Index()
         self._tables: dict[str, AppTable] = {}
         self._lists: dict[str, tuple[int, dict[str, tuple[bytes, ...]]]] = {}
@@ -151,21 +143,21 @@ class View:
 
     def _put_address(self, record: Address) -> None:
         self._remove_address(record.address)
-        packed = _packed(record.address)
+        packed = packed_of(record.address)
         if packed is not None and record.type is AddressKind.PRIVATE_V6:
-            self._flycast[packed] = record.app
+            self._flycast[packed] = Flycast(record.app, f"{record.org}/{record.network}")
             self._flycast_by_app.add((packed[:6], record.app), record.address)
 
     def _remove_address(self, address: str) -> None:
-        packed = _packed(address)
-        app = self._flycast.pop(packed, None) if packed else None
-        if packed is not None and app is not None:
-            self._flycast_by_app.discard((packed[:6], app), address)
+        packed = packed_of(address)
+        found = self._flycast.pop(packed, None) if packed else None
+        if packed is not None and found is not None:
+            self._flycast_by_app.discard((packed[:6], found.app), address)
 
     def _put_peer(self, record: WireguardPeer) -> None:
         self._remove_peer(record.ident)
         # The peer uses ::2 of its prefix (`model.sixpn.peer_address`).
-        packed = _packed(record.address.partition("/")[0])
+        packed = packed_of(record.address.partition("/")[0])
         if packed is None:
             return
         address = packed[:15] + bytes([MACHINE_SUFFIX])
@@ -252,12 +244,14 @@ class View:
     def peers_of(self, number: int) -> list[Peer]:
         """The users' peers of a network, by id."""
         network = self._sites.network_ident(number)
-        return [self._peers[ident] for ident in self._peers_by_network[network]] if network else []
+        found = (self._peers[ident] for ident in self._peers_by_network[network])
+        return [peer for peer in found if is_of(number, peer.address)] if network else []
 
     def peer(self, number: int, name: str) -> Peer | None:
         """A network's peer by its name in lower case."""
         ids = self._peers_by_name[self._sites.network_ident(number), name]
-        return self._peers[ids[0]] if ids else None
+        found = (self._peers[ident] for ident in ids)
+        return next((peer for peer in found if is_of(number, peer.address)), None)
 
     def peer_at(self, number: int, address: bytes) -> Peer | None:
         """The peer of a network that has an address."""
@@ -267,19 +261,25 @@ class View:
     def flycast(self, number: int, app: str) -> list[bytes]:
         """The Flycast addresses of an app on a network."""
         prefix = b"\xfd\xaa" + number.to_bytes(4, "big")
-        found = self._flycast_by_app[prefix, app]
-        return [socket.inet_pton(socket.AF_INET6, address) for address in found]
+        found = map(packed_of, self._flycast_by_app[prefix, app])
+        return [address for address in found if address and self.flycast_at(address)]
 
     def flycast_of(self, number: int) -> dict[str, list[bytes]]:
         """All Flycast addresses on a network, by app. Looks at those of every
         network: for full passes only."""
         prefix = b"\xfd\xaa" + number.to_bytes(4, "big")
-        apps = {app for address, app in self._flycast.items() if address[:6] == prefix}
-        return {app: self.flycast(number, app) for app in sorted(apps)}
+        apps = {one.app for address, one in self._flycast.items() if address[:6] == prefix}
+        named = {app: self.flycast(number, app) for app in sorted(apps)}
+        return {app: found for app, found in named.items() if found}
 
     def flycast_at(self, address: bytes) -> str | None:
-        """The app that has a Flycast address."""
-        return self._flycast.get(address)
+        """The app that has a Flycast address. One that is not of the network which
+        its record names would be another tenant's: it has none."""
+        found = self._flycast.get(address)
+        if found is None or address[:2] != b"\xfd\xaa":
+            return None
+        number = int.from_bytes(address[2:6], "big")
+        return found.app if self._sites.number(found.callers) == number else None
 
     def region_of(self, host: int) -> str:
         """The region of a host's number; empty for an unknown one."""
@@ -294,11 +294,3 @@ class View:
             "peers": len(self._peers),
             "flycast": len(self._flycast),
         }
-
-
-def _packed(address: str) -> bytes | None:
-    """16 bytes; None for what is no IPv6 address."""
-    try:
-        return socket.inet_pton(socket.AF_INET6, address)
-    except OSError:
-        return None

@@ -141,8 +141,9 @@ def test_curl_finds_a_machine_by_its_name(rig: Rig) -> None:
     with rig.background("dns2", "python3", "-m", "http.server", "--bind", "::", "8081"):
         rig.until(lambda: rig.listening("dns2", "tcp", 8081), "the server listens")
         url = f"http://{rig.vm('dns2').machine}.vm.names.internal:8081/"
-        code = rig.run("dns1", "curl", "-so", "/dev/null", "-w", "%{http_code}", "-m", "5", url)
-    assert code.stdout == "200"
+        curl = ("curl", "-so", "/dev/null", "-w", "%{http_code}", "-m", "5", url)
+        for command in (curl, (*BY_TCP, *curl)):
+            assert rig.run("dns1", *command).stdout == "200"
 
 
 @pytest.mark.parametrize("transport", ["+notcp", "+tcp"])

@@ -11,7 +11,16 @@ import pytest
 from flyebpf.dns import wire, zone
 from flyebpf.dns.asker import Asker
 from flyebpf.dns.view import View
-from flyebpf.model.records import App, Host, Latency, Machine, Network, Presence
+from flyebpf.model.records import (
+    Address,
+    AddressKind,
+    App,
+    Host,
+    Latency,
+    Machine,
+    Network,
+    Presence,
+)
 from flyebpf.model.sixpn import HOST_BIT
 from tests.dns_rig import (
     ALICE,
@@ -210,3 +219,34 @@ def test_records_that_a_hand_wrote_wrong_hurt_only_themselves() -> None:
     )
     assert sorted(ask(here, "web.internal").data) == sorted([*WEB, at(60)])
     assert ask(here, "bad._peer.internal").rcode == "NXDOMAIN"
+
+
+# Records that nobody of us wrote.
+
+
+def test_of_two_networks_with_one_number_the_first_has_it() -> None:
+    """As in the plan. The other one's names are nobody's, whoever was read first."""
+    twin = Network("zeta", "default", 1)
+    records = [*WORLD, twin, App("twin", "zeta"), machine(60, app="twin")]
+    for order in (records, records[::-1]):
+        made = view(*order)
+        assert sorted(ask(made, "web.internal").data) == WEB
+        assert ask(made, "twin.internal").rcode == "NXDOMAIN"
+        assert ask(made, "_apps.internal", "TXT").text == "db,empty,web"
+    made.remove("network", "acme/default")
+    assert ask(made, "twin.internal").data == [at(60)]
+    assert ask(made, "web.internal").rcode == "NXDOMAIN"
+
+
+def test_an_address_of_another_network_than_its_record_names_is_nobodys() -> None:
+    foreign = Address(
+        flycast(1, 9), "secret", AddressKind.PRIVATE_V6, network="default", org="globex"
+    )
+    spy = replace(peer("spy2", 7), org="globex")
+    made = view(*WORLD, foreign, spy)
+    for asker in (ALICE, MALLORY):
+        assert ask(made, "spy2._peer.internal", asker=asker).data == []
+    assert ask(made, "secret.flycast").rcode == "NXDOMAIN"
+    assert ask(made, nibbles(flycast(1, 9)), "PTR").rcode == "NXDOMAIN"
+    assert ask(made, "secret.flycast", asker=MALLORY).data == [flycast(3, 2)]
+    assert "secret" not in made.flycast_of(1)
