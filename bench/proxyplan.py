@@ -27,11 +27,11 @@ from tests.records import (
     CLUSTER,
     NETWORK,
     PROXY,
-    certificate,
     deployment,
     flycast,
     host,
     machine,
+    pair,
     service,
     shared,
 )
@@ -49,7 +49,7 @@ def records(number: int) -> Iterator[AnyRecord]:
     yield deployment(*web, app=name)
     yield shared(name)
     yield flycast(name, number + 1)
-    yield replace(certificate(f"www{number}.example.com", name), chain=f"{number} {PEM}")
+    yield replace(pair(f"www{number}.example.com", name), chain=f"{number} {PEM}")
     for place in (2 * number, 2 * number + 1):
         private, services = (dotted(0xAC100000, 4 + 2 * place + i) for i in (0, 1))
         yield replace(machine(0), id=f"{place:014x}", app=name, interface=f"tap{place}",
@@ -57,7 +57,7 @@ def records(number: int) -> Iterator[AnyRecord]:
 
 
 def entries(apps: int) -> list[Entry]:
-    made = [CLUSTER, NETWORK, host(1), certificate("*.fly.test", "")]
+    made = [CLUSTER, NETWORK, host(1), pair("*.fly.test", "")]
     made += [record for number in range(apps) for record in records(number)]
     return [Entry(record.kind, record.ident, encode(record), 1) for record in made]
 
@@ -80,7 +80,7 @@ def machine_change_ms(daemon: Daemon) -> float:
 
 
 def certificate_change_ms(daemon: Daemon) -> float:
-    found = [c for c in daemon.state.vault.certificates.values() if c.app][:CHANGES]
+    found = [c for c in daemon.state.vault.pairs.values() if c.app][:CHANGES]
     return median(daemon, [replace(one, chain=f"new {one.chain}") for one in found])
 
 
@@ -94,7 +94,7 @@ def new_app_ms(daemon: Daemon, apps: int) -> float:
 
 
 def operator_change_ms(daemon: Daemon) -> float:
-    renewed = replace(certificate("*.fly.test", ""), chain="new chain")
+    renewed = replace(pair("*.fly.test", ""), chain="new chain")
     return timed(lambda: daemon.change(renewed))
 
 

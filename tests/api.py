@@ -19,7 +19,7 @@ from flyebpf.model.records import PEERS_KEY, Host
 from flyebpf.ops.transact import Tx, transact
 from tests.fakes_backend import FakeBackend
 from tests.pki import chain
-from tests.stores import GATEWAY_KEY, add_host
+from tests.stores import GATEWAY_KEY, add_host, add_operators_certificate
 
 MACHINE = "0123456789abcd"
 
@@ -110,7 +110,9 @@ def certificate_body(hostname: str = "www.example.com", **more: object) -> dict[
 
 
 def use_proxy(api: Api) -> None:
-    """Let the host that answers have a proxy and a pool of shared addresses."""
+    """Let the host that answers have a proxy, a pool of shared addresses, and a
+    certificate for all default host names."""
+    add_operators_certificate(api.backend.store)
     config = api.backend.config
     pools = replace(config.pools, shared_v4=("192.0.2.8/30",))
     api.backend.config = replace(config, pools=pools, proxy=ProxyConfig("envoy"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from flyebpf.config import DaemonConfig, MeshConfig, PoolsConfig, ProxyConfig
-from flyebpf.model.certificates import Certificate
+from flyebpf.model.certificates import KeyPair
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
     Address,
@@ -112,21 +112,9 @@ def flycast(app: str = "web", number: int = 1, network: Network = NETWORK) -> Ad
     return Address(text, app, AddressKind.PRIVATE_V6, network.name, org=network.org)
 
 
-def certificate(hostname: str, app: str = "web") -> Certificate:
+def pair(hostname: str, app: str = "web") -> KeyPair:
     """One whose chain and key say whose they are."""
-    return Certificate(
-        hostname,
-        app,
-        f"chain of {hostname}",
-        f"key of {hostname}",
-        names=(hostname,),
-        issuer="Test CA",
-        self_issued=False,
-        key_type="ECDSA P-256",
-        fingerprint="",
-        not_before="2026-01-01T00:00:00Z",
-        not_after="2027-01-01T00:00:00Z",
-    )
+    return KeyPair(hostname, app, f"chain of {hostname}", f"key of {hostname}")
 
 
 def web(*more: AnyRecord) -> State:

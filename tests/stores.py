@@ -9,10 +9,11 @@ from pathlib import Path
 
 from flyebpf.config import DaemonConfig, PoolsConfig, PrivateConfig, ProxyConfig
 from flyebpf.model.records import PEERS_KEY, Host, Presence
-from flyebpf.ops import apps, cluster, orgs
+from flyebpf.ops import apps, certificates, cluster, orgs
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Store
 from flyebpf.store.sqlite import SqliteStore
+from tests.pki import chain
 
 
 def config(
@@ -45,6 +46,13 @@ def region(folder: Path, of: DaemonConfig | None = None) -> Iterator[SqliteStore
     apps.create(store, "db", "acme", network="back")
     yield store
     store.close()
+
+
+def add_operators_certificate(store: Store) -> None:
+    """For the default host names of all apps."""
+    name = f"*.{config().domain}"
+    chain_pem, key_pem = chain(name)
+    certificates.add(store, config(), name, None, chain=chain_pem, key=key_pem)
 
 
 GATEWAY_KEY = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="

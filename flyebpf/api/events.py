@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from flyebpf.api.requests import GoneError
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
-from flyebpf.model.certificates import Certificate, SelfSigned, public_fields
+from flyebpf.model.certificates import KeyPair, SelfSigned, public_fields
 from flyebpf.model.records import Cluster
 from flyebpf.store.base import Change, CompactedError, Json, Store
 
@@ -29,7 +29,7 @@ MAX_STREAMS = 32
 """Each stream keeps a thread waiting in the store."""
 SHOWN = {
     Cluster.kind: frozenset(("next_network", "next_machine", "next_host")),
-    Certificate.kind: public_fields(Certificate),
+    KeyPair.kind: public_fields(KeyPair),
     SelfSigned.kind: public_fields(SelfSigned),
 }
 """Of records with secrets: not those, nor the text of a record that cannot be

@@ -15,22 +15,20 @@ SECRET = {"secret": True}
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The certificate that connections to ``hostname`` get.
+    """What is known of the certificate that connections to ``hostname`` get. It is
+    small, for lists; the certificate itself is in :class:`KeyPair`, which is written
+    and deleted in the same transactions.
 
     ``hostname``: lower case, ``*.example.com`` for all names one label below
     example.com. ``app``: whose it is; "" for the operator's certificate of all
-    apps' default host names. ``chain``: PEM, the host's own first, then each
-    one's issuer. ``key``: PEM (PKCS #8) without a passphrase. The rest is what
-    the chain's first certificate says: ``names`` are its DNS names, ``issuer``
-    who signed it, times are RFC 3339 in UTC (``not_after`` the earliest of the
-    chain), ``fingerprint`` its SHA-256 in hex.
+    apps' default host names. The rest is what the chain's first certificate says:
+    ``names`` are its DNS names, ``issuer`` who signed it, times are RFC 3339 in UTC
+    (``not_after`` the earliest of the chain), ``fingerprint`` its SHA-256 in hex.
     """
 
     kind: ClassVar[str] = "certificate"
     hostname: str
     app: str
-    chain: str
-    key: str = field(repr=False, metadata=SECRET)
     names: tuple[str, ...]
     issuer: str
     self_issued: bool
@@ -46,9 +44,25 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyPair:
+    """What connections to ``hostname`` are served with. ``chain``: PEM, the host's own
+    first, then each one's issuer. ``key``: PEM (PKCS #8) without a passphrase."""
+
+    kind: ClassVar[str] = "key_pair"
+    hostname: str
+    app: str
+    chain: str
+    key: str = field(repr=False, metadata=SECRET)
+
+    @property
+    def ident(self) -> str:
+        return self.hostname
+
+
+@dataclass(frozen=True, slots=True)
 class SelfSigned:
     """What an app's ports with ``default_self_signed`` serve to clients that
-    ask for a name without a certificate, or for none. Fields as above."""
+    ask for a name without a certificate, or for none. Fields as of the others."""
 
     kind: ClassVar[str] = "self_signed"
     app: str

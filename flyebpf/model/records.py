@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 
 
 class MachineState(StrEnum):
@@ -476,6 +476,7 @@ AnyRecord = (
     | JoinToken
     | WireguardPeer
     | Certificate
+    | KeyPair
     | SelfSigned
     | Cluster
 )
@@ -500,6 +501,7 @@ KINDS: dict[str, type] = {
         JoinToken,
         WireguardPeer,
         Certificate,
+        KeyPair,
         SelfSigned,
         Cluster,
     )

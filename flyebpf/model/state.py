@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from flyebpf import collector
 from flyebpf.errors import InvalidError
 from flyebpf.model import fleet, names
-from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.codec import decode
 from flyebpf.model.index import Index
 from flyebpf.model.records import (
@@ -114,6 +114,7 @@ class State:
             Latency.kind: self.fleet.latencies,
             WireguardPeer.kind: self.wireguard_peers,
             Certificate.kind: self.vault.certificates,
+            KeyPair.kind: self.vault.pairs,
             SelfSigned.kind: self.vault.self_signed,
             Cluster.kind: self._clusters,
         }

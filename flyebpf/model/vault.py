@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.index import Index
 
 
@@ -14,19 +14,20 @@ class Vault:
 
     def __init__(self) -> None:
         self.certificates: dict[str, Certificate] = {}
+        self.pairs: dict[str, KeyPair] = {}
         self.self_signed: dict[str, SelfSigned] = {}
         self._by_app = Index()
 
     def add(self, record: Any) -> None:
         """A record has come into one of the tables; others are ignored."""
-        if isinstance(record, Certificate):
+        if isinstance(record, KeyPair):
             self._by_app.add(record.app, record.hostname)
 
     def discard(self, record: Any) -> None:
         """It has gone."""
-        if isinstance(record, Certificate):
+        if isinstance(record, KeyPair):
             self._by_app.discard(record.app, record.hostname)
 
-    def of(self, app: str) -> list[Certificate]:
-        """An app's certificates, by host name; of "", the operator's."""
-        return [self.certificates[name] for name in self._by_app[app]]
+    def of(self, app: str) -> list[KeyPair]:
+        """An app's pairs, by host name; of "", the operator's."""
+        return [self.pairs[name] for name in self._by_app[app]]

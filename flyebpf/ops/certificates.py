@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model import hostnames
-from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.names import app_name, did_you_mean
 from flyebpf.model.records import App, Service
 from flyebpf.ops.transact import Tx, every, find, transact
@@ -39,7 +39,7 @@ def add(
     hostname = hostnames.hostname(hostname)
     app = app_name(app) if app is not None else ""
     _check_owner(config.domain, hostname, app)
-    record = _checked(hostname, app, chain, key)
+    record, pair = _checked(hostname, app, chain, key)
 
     def action(tx: Tx) -> Certificate:
         last = tx.get(Certificate, hostname)
@@ -53,6 +53,7 @@ def add(
             owner = tx.require(App, app)
             tx.touch(owner)  # so that destroying the app at the same time sees it
         tx.put(record)
+        tx.put_unguarded(pair)  # guarded by the record
         return record
 
     return transact(store, action)
@@ -89,7 +90,7 @@ def remove(store: Store, hostname: str, app: str | None = None) -> Certificate:
                 f"app {wanted} has no certificate for {name}: it is that of {_owner(record.app)}",
                 f"`flyebpf certs list -a {wanted}` shows the app's",
             )
-        tx.delete(Certificate, name)
+        _delete(tx, record)
         return record
 
     return transact(store, action)
@@ -119,7 +120,12 @@ def remove_of(tx: Tx, app: str) -> None:
 def _remove_owned(tx: Tx, record: Certificate) -> None:
     current = tx.get(Certificate, record.hostname)
     if current is not None and current.app == record.app:
-        tx.delete(Certificate, record.hostname)
+        _delete(tx, record)
+
+
+def _delete(tx: Tx, record: Certificate) -> None:
+    tx.delete(Certificate, record.hostname)
+    tx.delete(KeyPair, record.hostname)
 
 
 def keep_self_signed(
@@ -177,16 +183,14 @@ def _check_owner(domain: str, hostname: str, app: str) -> None:
         )
 
 
-def _checked(hostname: str, app: str, chain: str, key: str) -> Certificate:
+def _checked(hostname: str, app: str, chain: str, key: str) -> tuple[Certificate, KeyPair]:
     from flyebpf import certificates  # noqa: PLC0415 (start-up time)
 
     now = datetime.now(UTC)
     found = certificates.pair(hostname, chain, key, now)
-    return Certificate(
+    record = Certificate(
         hostname,
         app,
-        found.chain,
-        found.key,
         names=found.names,
         issuer=found.issuer,
         self_issued=found.self_issued,
@@ -196,6 +200,7 @@ def _checked(hostname: str, app: str, chain: str, key: str) -> Certificate:
         not_after=_text(found.not_after),
         created=_text(now),
     )
+    return record, KeyPair(hostname, app, found.chain, found.key)
 
 
 def _owner(app: str) -> str:

@@ -12,6 +12,8 @@ from flyebpf.config import DaemonConfig
 from flyebpf.errors import InvalidError
 from flyebpf.flytoml import ParsedConfig
 from flyebpf.model import names, shared
+from flyebpf.model.certificates import Certificate
+from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.records import (
     Address,
     AddressKind,
@@ -95,7 +97,11 @@ def deploy(
         return deployment, [address for address in given if address not in before]
 
     deployment, given = transact(store, action)
-    warnings = (*parsed.warnings, *_warnings(store, deployment, public_ips and not flycast))
+    warnings = (
+        *parsed.warnings,
+        *_warnings(store, deployment, public_ips and not flycast),
+        *_without_certificate(store, config, deployment),
+    )
     return DeployResult(deployment, tuple(given), warnings)
 
 
@@ -149,6 +155,22 @@ def _not_shared(deployment: Deployment, kinds: set[AddressKind]) -> list[str]:
         f"{where} of app {app} is not served on its shared IPv4 address: {why}; give the app an "
         f"address of its own: flyebpf ips allocate-v4 -a {app}"
         for where, why in shared.misfits(deployment.services)
+    ]
+
+
+def _without_certificate(store: Store, config: DaemonConfig, deployment: Deployment) -> list[str]:
+    """TLS ports at which every handshake fails."""
+    app = deployment.app
+    ports = [port for service in deployment.services for port in service.ports]
+    tls = [port for port in ports if {"tls", "pg_tls"} & set(port.handlers)]
+    bare = [p for p in tls if p.tls_options is None or not p.tls_options.default_self_signed]
+    tx = Tx(store)
+    if not bare or tx.get(Certificate, f"*.{config.domain}") or every(store, Certificate, app=app):
+        return []
+    numbers = ", ".join(str(port.start) for port in bare)
+    return [
+        f"app {app} has no certificate, so TLS fails on port {numbers}: "
+        f"flyebpf certs add {default_hostname(app, config.domain)} -a {app}"
     ]
 
 

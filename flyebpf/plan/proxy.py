@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from flyebpf.config import DaemonConfig
-from flyebpf.model.certificates import Certificate
+from flyebpf.model.certificates import KeyPair
 from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
@@ -144,7 +144,7 @@ def _certificates(
     default = default_hostname(app, site.config.domain)
     covered = default in own
     plan.rows += [_row(app, record.hostname, record) for record in usable]
-    operators = state.vault.certificates.get(f"*.{site.config.domain}")
+    operators = state.vault.pairs.get(f"*.{site.config.domain}")
     if operators is not None and operators.app == OPERATOR and not covered:
         plan.rows.append(_row(app, default, operators))
         covered = True
@@ -163,5 +163,5 @@ def _self_signs(exposure: Exposure) -> bool:
     return exposure.proto == TCP and options is not None and options.default_self_signed
 
 
-def _row(app: str, host: str, record: Certificate) -> ProxyCertificateRow:
+def _row(app: str, host: str, record: KeyPair) -> ProxyCertificateRow:
     return ProxyCertificateRow(f"{app}/{host}", app, (host,), record.chain, record.key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from flyebpf.model.certificates import Certificate, SelfSigned
+from flyebpf.model.certificates import KeyPair, SelfSigned
 from flyebpf.model.nearest import Distances
 from flyebpf.model.records import (
     Address,
@@ -101,7 +101,7 @@ class Touched:
                 owners = self._apps((record.name,)) | self._names_of(record)
             case Address(app=app) | Deployment(app=app):
                 owners = self._apps((app,)) | {("names", app)}
-            case Certificate() | SelfSigned():
+            case KeyPair() | SelfSigned():
                 owners = self._certificate(record.app)
             case Machine():
                 owners = self._machine(record) | self._names_with(record)

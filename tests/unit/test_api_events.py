@@ -66,7 +66,7 @@ def test_what_hashes_flows_stays_inside(served: tuple[FakeBackend, Client]) -> N
     stream.close()
 
 
-@pytest.mark.parametrize("kind", ["certificate", "self_signed"])
+@pytest.mark.parametrize("kind", ["key_pair", "self_signed"])
 def test_keys_of_certificates_stay_inside(kind: str) -> None:
     """Also what a record that nobody can read may hold of them."""
     body = {"app": "web", "key": "SECRET", "keys": "SECRET", "unreadable": "SECRET"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from flyebpf.errors import ConflictError, FlyebpfError, InvalidError, NotFoundError
-from flyebpf.model.certificates import Certificate
+from flyebpf.model.certificates import Certificate, KeyPair
 from flyebpf.ops import apps, certificates
+from flyebpf.ops.transact import Tx
 from flyebpf.store.sqlite import SqliteStore
 from tests.pki import chain, make
 from tests.stores import config, region
@@ -35,7 +37,7 @@ def add(store: SqliteStore, hostname: str = HOST, app: str | None = "web") -> Ce
 def test_a_certificates_life(store: SqliteStore) -> None:
     made = add(store, "WWW.example.com")
     assert (made.hostname, made.app, made.issuer) == (HOST, "web", "Test CA 1")
-    assert made.key == chain(HOST)[1]
+    assert Tx(store).get(KeyPair, HOST) == KeyPair(HOST, "web", *chain(HOST))
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", made.not_after)
     assert certificates.get(store, HOST) == made
     other = add(store, "db.example.com", "db")
@@ -43,6 +45,7 @@ def test_a_certificates_life(store: SqliteStore) -> None:
     assert certificates.list_all(store, "web") == [made]
     assert certificates.remove(store, HOST, "web") == made
     assert certificates.list_all(store) == [other]
+    assert [entry.id for entry in store.list("key_pair")] == ["db.example.com"]
 
 
 def test_adding_it_again_is_how_it_is_renewed(store: SqliteStore) -> None:
@@ -51,6 +54,7 @@ def test_adding_it_again_is_how_it_is_renewed(store: SqliteStore) -> None:
     second = certificates.add(store, config(), HOST, "web", chain=pem, key=key)
     assert second.fingerprint != first.fingerprint
     assert certificates.list_all(store) == [second]
+    assert Tx(store).get(KeyPair, HOST) == KeyPair(HOST, "web", pem, key)
 
 
 def test_a_host_name_is_one_apps(store: SqliteStore) -> None:
@@ -141,10 +145,20 @@ def test_an_app_that_is_destroyed_leaves_no_key_behind(store: SqliteStore) -> No
     kept = add(store, "db.example.com", "db")
     apps.destroy(store, "web")
     assert certificates.list_all(store) == [kept]
+    assert [entry.id for entry in store.list("key_pair")] == ["db.example.com"]
 
 
 def test_nothing_shows_the_key(store: SqliteStore) -> None:
-    made = add(store)
-    assert "PRIVATE" in made.key
-    assert "PRIVATE" not in repr(made)
-    assert made.key.splitlines()[1] not in repr(made)
+    add(store)
+    pair = Tx(store).get(KeyPair, HOST)
+    assert pair is not None
+    assert "PRIVATE" in pair.key
+    assert "PRIVATE" not in repr(pair)
+    assert pair.key.splitlines()[1] not in repr(pair)
+
+
+def test_what_lists_read_is_small(store: SqliteStore) -> None:
+    """A store on other hosts sends all of them for a list."""
+    add(store)
+    (entry,) = store.list("certificate")
+    assert len(json.dumps(entry.body)) < 600

@@ -12,10 +12,11 @@ from flyebpf.certificates import pair
 from flyebpf.errors import InvalidError, NotFoundError
 from flyebpf.model.certificates import SelfSigned
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
-from flyebpf.ops import addresses, deploy, machines
+from flyebpf.ops import addresses, certificates, deploy, machines
 from flyebpf.ops.transact import Tx, every, transact
 from flyebpf.store.sqlite import SqliteStore
-from tests.stores import config, region
+from tests.pki import chain
+from tests.stores import add_operators_certificate, config, region
 
 RAW = flytoml.parse(
     """
@@ -38,6 +39,7 @@ HTTP = flytoml.parse("[http_service]\ninternal_port = 3000\n")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     with region(tmp_path) as store:
+        add_operators_certificate(store)
         yield store
 
 
@@ -172,6 +174,29 @@ def test_a_deploy_that_leaves_a_shared_address_nothing_to_carry_is_refused(
     deploy.deploy(store, PROXY, "web", flytoml.parse(""))
     addresses.allocate_v4(store, PROXY, "web")
     deploy.deploy(store, PROXY, "web", raw)
+
+
+BARE = [
+    ("[http_service]", None, "443", "a web app"),
+    ("[[services]]\nports = [{ port = 5432, handlers = ['pg_tls'] }]", None, "5432", "PostgreSQL"),
+    ("[[services]]\nports = [{ port = 80, handlers = ['http'] }]", None, "", "no TLS at all"),
+    ("[http_service]", "www.example.com", "", "a certificate of its own"),
+    ("[http_service]\ntls_options = { default_self_signed = true }", None, "", "signed by itself"),
+]
+
+
+@pytest.mark.parametrize(("text", "has", "ports", "why"), BARE, ids=[case[3] for case in BARE])
+def test_tls_without_a_certificate(
+    store: SqliteStore, text: str, has: str | None, ports: str, why: str
+) -> None:
+    certificates.remove(store, "*.fly.test")
+    if has:
+        chain_pem, key_pem = chain(has)
+        certificates.add(store, PROXY, has, "web", chain=chain_pem, key=key_pem)
+    said = deploy.deploy(store, PROXY, "web", flytoml.parse(text), public_ips=False).warnings
+    wanted = f"app web has no certificate, so TLS fails on port {ports}: "
+    remedy = "flyebpf certs add web.fly.test -a web"
+    assert said == ((wanted + remedy,) if ports else ()), why
 
 
 def test_a_self_signed_certificate_is_there_while_a_port_asks_for_it(store: SqliteStore) -> None:

@@ -16,7 +16,7 @@ from flyebpf.ops import addresses, apps, deploy, flycast, networks, orgs
 from flyebpf.ops.transact import Tx, find
 from flyebpf.store.base import GuardFailedError
 from flyebpf.store.sqlite import SqliteStore
-from tests.stores import config, region
+from tests.stores import add_operators_certificate, config, region
 
 HERE = config(engine="envoy")
 WEB = "[http_service]\n"
@@ -28,6 +28,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     """Apps web on acme/default (1) and db on acme/back (2); globex/default is 3."""
     with region(tmp_path, HERE) as store:
         orgs.create(store, "globex")
+        add_operators_certificate(store)
         yield store
 
 

@@ -45,11 +45,11 @@ from tests.records import (
     MESH,
     PROXY,
     address,
-    certificate,
     deployment,
     flycast,
     host,
     machine,
+    pair,
     service,
     shared,
     state,
@@ -398,8 +398,8 @@ def test_one_raw_way_beside_a_proxied_one_to_the_same_port_is_unique() -> None:
 
 
 def test_shared_addresses_ask_for_the_apps_names() -> None:
-    certs = [certificate(name) for name in ("www.example.com", "*.example.org", "web.flycast")]
-    mine = certificate("db.example.com", "db")
+    certs = [pair(name) for name in ("www.example.com", "*.example.org", "web.flycast")]
+    mine = pair("db.example.com", "db")
     here = app(WEB, shared(), ONE, *certs, mine)
     for route in rows(here, ProxyRouteRow):
         assert route.hosts == ("web.fly.test", "*.example.org", "www.example.com")
@@ -409,7 +409,7 @@ def test_shared_addresses_ask_for_the_apps_names() -> None:
 def test_other_ports_of_shared_addresses_are_by_server_name() -> None:
     ports = (Port(993, 993, TLS), Port(8443, 8443, BOTH), Port(25, 25), Port(8080, 8080, HTTP))
     made = Service("tcp", 143, ports, processes=("app",))
-    here = app(deployment(made), shared(), ONE, certificate("mail.example.com"))
+    here = app(deployment(made), shared(), ONE, pair("mail.example.com"))
     cluster = "web/143:app+tcp"
     assert rows(here, ProxySniRow) == [
         ProxySniRow(993, "web.fly.test", cluster),
@@ -431,7 +431,7 @@ def certificates(of: State) -> dict[tuple[str, ...], str]:
     return {row.hosts: row.chain for row in found}
 
 
-OWN, OPERATORS = certificate("web.fly.test"), certificate("*.fly.test", "")
+OWN, OPERATORS = pair("web.fly.test"), pair("*.fly.test", "")
 WANTS = deployment(
     Service(
         "tcp",
@@ -444,10 +444,10 @@ SHOWN: list[tuple[str, list[AnyRecord], dict[tuple[str, ...], str]]] = [
     ("none", [], {}),
     (
         "the app's own",
-        [certificate("a.example")],
+        [pair("a.example")],
         {("a.example",): "chain of a.example"},
     ),
-    ("another app's is not shown", [certificate("a.example", "db")], {}),
+    ("another app's is not shown", [pair("a.example", "db")], {}),
     (
         "the operator's for the default host name alone",
         [OPERATORS],
@@ -481,13 +481,13 @@ def test_which_certificates_are_shown(
 
 
 def test_without_tls_no_key_is_handed_out() -> None:
-    here = app(deployment(service(80, handlers=HTTP)), address(), ONE, certificate("a.example"))
+    here = app(deployment(service(80, handlers=HTTP)), address(), ONE, pair("a.example"))
     assert rows(here, ProxyCertificateRow) == []
 
 
 def test_a_name_below_the_domain_is_nobody_elses() -> None:
     """A record that no command writes."""
-    thief = certificate("db.fly.test", "web")
+    thief = pair("db.fly.test", "web")
     here = app(WEB, shared(), ONE, thief)
     assert all("db.fly.test" not in row.hosts for row in rows_of(here, ProxyRouteRow))
     assert rows_of(here, ProxyCertificateRow) == []
@@ -583,7 +583,7 @@ def test_the_host_says_where_its_proxy_is() -> None:
 
 
 def test_an_app_that_is_gone_is_served_nowhere() -> None:
-    here = state(WEB, address(), shared(), ONE, certificate("a.example"))
+    here = state(WEB, address(), shared(), ONE, pair("a.example"))
     assert Planner(PROXY).rows(here, ("proxy", "web")) == []
 
 

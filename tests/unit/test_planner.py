@@ -38,11 +38,11 @@ from tests.records import (
     MESH,
     PROXY,
     address,
-    certificate,
     delete,
     deployment,
     host,
     machine,
+    pair,
     put,
     service,
     web,
@@ -85,7 +85,7 @@ private_addresses = st.builds(
     org=st.just("acme"),
 )
 certificates = st.builds(
-    certificate,
+    pair,
     st.sampled_from(("www.example.com", "*.fly.test", "web.fly.test", "db.flycast")),
     st.sampled_from((*APPS, "")),
 )

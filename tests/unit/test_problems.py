@@ -76,9 +76,7 @@ def test_more_causes_than_shown_are_said_to_be_more() -> None:
 
 
 def certificate(hostname: str, not_after: str, app: str = "web") -> Certificate:
-    return Certificate(
-        hostname, app, "", "", (hostname,), "CA", False, "RSA 2048", "", "", not_after
-    )
+    return Certificate(hostname, app, (hostname,), "CA", False, "RSA 2048", "", "", not_after)
 
 
 def test_certificates_that_end() -> None:
