@@ -150,17 +150,19 @@ int dns(struct __sk_buff *skb)
 	struct ip6 *ip;
 	__u32 *index, tail;
 
+	ip = skb->protocol == bpf_htons(ETH_P_IPV6) ? ip6_load(skb) : 0;
+	if (ip && !in_sixpn(&ip->dst))
+		return TC_ACT_UNSPEC; /* for vm6_tc.c */
 	d.settings = get_settings();
 	index = d.settings ? vm_slot_of(d.settings, skb->ifindex) : 0;
 	d.slot = index ? get_slot(*index) : 0;
 	if (!d.slot || d.slot->ifindex != skb->ifindex)
 		return tc_drop(skb, DROP_UNKNOWN_VM);
-	ip = skb->protocol == bpf_htons(ETH_P_IPV6) ? ip6_load(skb) : 0;
 	if (!ip)
 		return tc_drop(skb, DROP_VM_TO_HOST);
 	/* vm_tc has seen to all of this; nothing may depend on a filter's order */
 	to = sixpn_of(&ip->dst);
-	if (!in_sixpn(&ip->dst) || !is_nameserver(&to, 0))
+	if (!is_nameserver(&to, 0))
 		return tc_drop(skb, DROP_VM_TO_HOST);
 	if (!sixpn_is_of(&ip->src, d.slot))
 		return tc_drop(skb, DROP_SPOOFED_IP);

@@ -14,6 +14,7 @@
 #include "edge_icmp.h"
 #include "edge_mesh.h"
 #include "edge_reset.h"
+#include "edge6.h"
 
 inline int drop(__u32 reason, const struct frame *frame)
 {
@@ -40,7 +41,7 @@ inline int edge_fragment(struct xdp_md *ctx, struct frame *frame,
 	}
 	count_in(frag->service, length, false);
 	rewrite_ip(frame->ip, frag->new_addr);
-	return deliver(ctx, frame, slot);
+	return deliver(ctx, frame->data, slot);
 }
 
 /* TCP and UDP. */
@@ -74,7 +75,7 @@ inline int edge_l4(struct xdp_md *ctx, struct frame *frame,
 	count_in(to.service, bpf_ntohs(ip->tot_len), to.new_flow);
 	if (!rewrite_l4(frame, new_addr, to.internal_port))
 		return drop(DROP_REWRITE, frame);
-	return deliver(ctx, frame, to.slot);
+	return deliver(ctx, frame->data, to.slot);
 }
 
 inline int edge_icmp(struct xdp_md *ctx, struct frame *frame,
@@ -104,18 +105,7 @@ inline int edge_icmp(struct xdp_md *ctx, struct frame *frame,
 	if (to.slot->flags & SLOT_REMOTE)
 		return edge_remote(frame, s, &to, 0);
 	count_in(to.service, bpf_ntohs(frame->ip->tot_len), false);
-	return deliver(ctx, frame, to.slot);
-}
-
-/* Addresses of machines and of the mesh mean nothing outside of it. */
-inline int edge_ipv6(const struct frame *frame)
-{
-	const struct mesh_frame *seen = frame->data;
-
-	if ((void *)(seen + 1) <= frame->end &&
-	    (in_sixpn(&seen->header.src) || in_sixpn(&seen->header.dst)))
-		return drop(DROP_MESH_OUTSIDE, frame);
-	return XDP_PASS;
+	return deliver(ctx, frame->data, to.slot);
 }
 
 /* A packet for an address of the pools. Returns a verdict or EDGE_*. */
@@ -146,8 +136,11 @@ int edge_xdp(struct xdp_md *ctx)
 	__u32 vip_index;
 	int verdict;
 
-	if (frame_has(&frame, ETH_P_IPV6))
-		return edge_ipv6(&frame);
+	if (frame_has(&frame, ETH_P_IPV6)) {
+		struct frame6 six = { .data = frame.data, .end = frame.end };
+
+		return edge_ipv6(ctx, &six);
+	}
 	if (!frame_has_ipv4(&frame))
 		return XDP_PASS;
 	s = get_settings();

@@ -30,7 +30,8 @@ class PrivateConfig:
 
 @dataclass(frozen=True, slots=True)
 class DataplaneConfig:
-    """Sizes of the maps, in entries."""
+    """Sizes of the maps, in entries. ``pool6_addresses``: how many addresses of each
+    IPv6 pool are given out, from its first one on."""
 
     xdp_mode: str = "auto"
     flows: int = 1_048_576
@@ -38,6 +39,7 @@ class DataplaneConfig:
     machines: int = 131_072
     maglev_entries: int = 4_194_304
     pool_addresses: int = 65_536
+    pool6_addresses: int = 16_384
     hosts: int = 4_096
     fragments: int = 16_384
     names: int = 131_072

@@ -16,7 +16,7 @@ from ipaddress import (
 )
 from itertools import combinations
 
-from flyebpf.bpf.layout import MAX_POOLS, MAX_UPLINKS
+from flyebpf.bpf.layout import MAX_POOLS, MAX_POOLS6, MAX_UPLINKS
 from flyebpf.config import DaemonConfig
 
 Network = IPv4Network | IPv6Network
@@ -27,6 +27,7 @@ MINIMA = {
     "machines": 16,
     "maglev_entries": 65_536,
     "pool_addresses": 1,
+    "pool6_addresses": 1,
     "fragments": 64,
     "names": 64,
 }
@@ -232,6 +233,12 @@ def check_capacity(config: DaemonConfig, nets: list[tuple[str, Network]]) -> Ite
     if len(pools) > MAX_POOLS:
         yield Problem(
             "pools.anycast_v4", f"{len(pools)} IPv4 pools", f"use at most {MAX_POOLS}, merged"
+        )
+    if len(config.pools.anycast_v6) > MAX_POOLS6:
+        yield Problem(
+            "pools.anycast_v6",
+            f"{len(config.pools.anycast_v6)} IPv6 pools",
+            f"use at most {MAX_POOLS6}, merged",
         )
     needed = sum(pool.num_addresses for pool in pools)
     if needed > config.dataplane.pool_addresses:

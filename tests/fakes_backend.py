@@ -35,7 +35,7 @@ CONFIG = DaemonConfig(
     host="h1",
     region="ams",
     uplinks=("eth0",),
-    pools=PoolsConfig(anycast_v4=("198.51.100.0/29",)),
+    pools=PoolsConfig(anycast_v4=("198.51.100.0/29",), anycast_v6=("2001:db8:f::/120",)),
 )
 
 

@@ -30,6 +30,14 @@ from scapy.packet import Packet, Raw
 
 from tests.packets import gateway_mac, vm_mac
 
+POOL = "2001:db8:f::/48"
+VIP = "2001:db8:f::10"
+VIP2 = "2001:db8:f::11"
+FREE_VIP = "2001:db8:f::12"  # in the pool, nobody's
+REST = "2001:db8:f::1:0:0:10"  # in the pool, but never given out
+CLIENT = "2001:db8:c::10"
+FAR_ROUTER = "2001:db8:77::1"  # one that sends ICMP errors
+
 NETWORK = 0x01020304
 OTHER_NETWORK = 0x01020305
 HOST = 0x80A1A2A3

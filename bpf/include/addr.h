@@ -61,6 +61,33 @@ inline __u32 pool_index(const struct settings *s, __u32 ip)
 	return NOT_IN_POOLS;
 }
 
+/* In a pool, but none of the addresses that can be given out. */
+#define POOL_REST 0xfffffffe
+
+/* The same of an IPv6 address; it may be POOL_REST, which is in no map. */
+inline __u32 pool6_index(const struct settings *s, const struct addr *a)
+{
+	__u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_POOLS6; i++) {
+		const struct pool6 *p = &s->pool6[i];
+		__u32 offset;
+
+		if (i >= s->pool6_count)
+			break;
+		if ((a->quad[0] & p->mask.quad[0]) != p->prefix.quad[0] ||
+		    (a->quad[1] & p->mask.quad[1]) != p->prefix.quad[1])
+			continue;
+		offset = bpf_ntohl(a->word[3] & ~p->mask.word[3]);
+		if (a->quad[0] & ~p->mask.quad[0] ||
+		    a->word[2] & ~p->mask.word[2] || offset >= p->size)
+			return POOL_REST;
+		return p->vip_base + offset;
+	}
+	return NOT_IN_POOLS;
+}
+
 inline bool is_uplink(const struct settings *s, __u32 ifindex)
 {
 	__u32 i;
@@ -81,6 +108,16 @@ inline bool bad_source(const struct settings *s, __u32 ip)
 	return ip >> 24 == 0 || ip >> 24 == 127 || ip >= 0xe0000000 ||
 	       in_private(s, ip) || in_alias(s, ip) ||
 	       pool_index(s, ip) != NOT_IN_POOLS;
+}
+
+/* The same of IPv6: ::/32, where all kinds of IPv4 addresses, loopback and :: are,
+ * link-local, multicast, of private networks, or an address of our own. */
+inline bool bad_source6(const struct settings *s, const struct addr *a)
+{
+	const __u32 first = bpf_ntohl(a->word[0]);
+
+	return !first || first >> 22 == 0xfe800000 >> 22 || first >> 24 == 0xff ||
+	       first >> 16 == 0xfdaa || pool6_index(s, a) != NOT_IN_POOLS;
 }
 
 #endif

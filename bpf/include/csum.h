@@ -7,7 +7,7 @@
 #ifndef FLYEBPF_CSUM_H
 #define FLYEBPF_CSUM_H
 
-#include "maps.h"
+#include "addr.h"
 
 inline __u16 csum_fold(__u64 sum)
 {
@@ -27,6 +27,16 @@ inline __u64 csum_delta4(__be32 from, __be32 to)
 inline __u64 csum_delta2(__be16 from, __be16 to)
 {
 	return (__u64)(__u16)~from + to;
+}
+
+inline __u64 csum_delta_addr(const struct addr *from, const struct addr *to)
+{
+	__u64 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum += csum_delta4(from->word[i], to->word[i]);
+	return sum;
 }
 
 inline void csum_apply(__u16 *check, __u64 delta)

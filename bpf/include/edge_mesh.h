@@ -30,35 +30,42 @@ struct too_big_frame {
 
 #define TOO_BIG_HEADERS (sizeof(struct too_big_frame) - QUOTE_SIZE)
 
-/* The machine is known. port: where it listens, 0 for what has no ports. */
-inline int edge_remote(struct frame *frame, const struct settings *s,
-		       const struct target *to, __be16 port)
+/* The machine is known. port: where it listens, 0 for what has no ports; length:
+ * of the packet. Returns a verdict or EDGE_*. */
+inline int edge_onward(struct onward *onward, const struct settings *s,
+		       const struct target *to, __be16 port, __u32 length,
+		       __u32 frame_length)
 {
-	__u32 length = bpf_ntohs(frame->ip->tot_len);
-
 	if (!s->mesh_mtu) {
-		count_drop(DROP_NO_HOST, frame->end - frame->data);
+		count_drop(DROP_NO_HOST, frame_length);
 		return XDP_DROP;
 	}
 	if (!mesh_fits(s, length))
 		return EDGE_TOO_BIG;
 	count_in(to->service, length, to->new_flow);
-	frame->host = to->slot->host;
-	frame->machine = to->slot->machine;
-	frame->port = port;
+	onward->host = to->slot->host;
+	onward->machine = to->slot->machine;
+	onward->port = port;
 	return EDGE_MESH;
 }
 
-inline int edge_encapsulate(struct xdp_md *ctx, struct frame *frame,
-			    const struct settings *s)
+inline int edge_remote(struct frame *frame, const struct settings *s,
+		       const struct target *to, __be16 port)
 {
-	__u32 length = bpf_ntohs(frame->ip->tot_len);
-	__u32 frame_length = frame->end - frame->data;
+	return edge_onward(&frame->onward, s, to, port,
+			   bpf_ntohs(frame->ip->tot_len),
+			   frame->end - frame->data);
+}
+
+/* Put the header before a packet of `length` bytes, its hop counted, and hand it
+ * on. next: NEXT_*; eth: of the frame. */
+inline int edge_carry(struct xdp_md *ctx, const struct settings *s,
+		      const struct onward *onward, __u8 next, __u32 length,
+		      __u32 frame_length, struct ethhdr eth)
+{
 	int padding = frame_length - sizeof(struct ethhdr) - length;
-	struct ethhdr eth = *(struct ethhdr *)frame->data;
 	struct mesh_frame *out;
 
-	rewrite_ip(frame->ip, frame->ip->daddr);
 	/* There could be more of it than the mesh takes. */
 	if ((padding > 0 && bpf_xdp_adjust_tail(ctx, -padding)) ||
 	    bpf_xdp_adjust_head(ctx, -(int)sizeof(out->header))) {
@@ -72,9 +79,20 @@ inline int edge_encapsulate(struct xdp_md *ctx, struct frame *frame,
 	}
 	eth.h_proto = bpf_htons(ETH_P_IPV6);
 	out->eth = eth;
-	mesh_header(&out->header, s, length, frame->host, frame->machine,
-		    frame->port);
-	return hand_to_tc(ctx, frame->host, COUNT_MESH_OUT);
+	mesh_header(&out->header, s, next, length, onward->host, onward->machine,
+		    onward->port);
+	return hand_to_tc(ctx, onward->host, COUNT_MESH_OUT);
+}
+
+inline int edge_encapsulate(struct xdp_md *ctx, struct frame *frame,
+			    const struct settings *s)
+{
+	__u32 length = bpf_ntohs(frame->ip->tot_len);
+
+	rewrite_ip(frame->ip, frame->ip->daddr);
+	return edge_carry(ctx, s, &frame->onward, NEXT_IPV4, length,
+			  frame->end - frame->data,
+			  *(struct ethhdr *)frame->data);
 }
 
 /* The headers before the quote, which is in its place already. */

@@ -8,6 +8,13 @@
 #include "packet.h"
 #include "via_tc.h"
 
+/* What goes on to another host. */
+struct onward {
+	__u32 host;
+	__u32 machine;
+	__be16 port;
+};
+
 struct frame {
 	void *data;
 	void *end;
@@ -15,9 +22,7 @@ struct frame {
 	void *l4;	     /* set by frame_check_ipv4 */
 	__u32 l4_room;	     /* bytes from l4 to the end of the IP packet */
 	struct ports *ports; /* set by l4_check */
-	__u32 host;	     /* set by edge_remote, */
-	__u32 machine;	     /* with these two */
-	__be16 port;
+	struct onward onward; /* set by edge_remote */
 };
 
 /* proto: an Ethertype */
@@ -174,10 +179,9 @@ inline int hand_to_tc(struct xdp_md *ctx, __u32 to, __u32 what)
 }
 
 /* The frame is rewritten: send it to the machine's interface. */
-inline int deliver(struct xdp_md *ctx, struct frame *frame,
+inline int deliver(struct xdp_md *ctx, struct ethhdr *eth,
 		   const struct slot *slot)
 {
-	struct ethhdr *eth = frame->data;
 	__u32 ifindex = slot->ifindex;
 
 	__builtin_memcpy(eth->h_dest, slot->mac, ETH_ALEN);

@@ -49,6 +49,11 @@ inline bool frag_is_fresh(const struct frag *frag)
 	return idle_since(frag->seen, clock_seen()) < FRAG_KEEP;
 }
 
+inline bool frag6_is_fresh(const struct frag6 *frag)
+{
+	return idle_since(frag->seen, clock_seen()) < FRAG_KEEP;
+}
+
 /* One round: multiply and fold. Not cryptographic; the seed is secret. */
 inline __u64 mix(__u64 hash, __u64 word)
 {
@@ -80,7 +85,20 @@ inline bool flow_matches(const struct flow *f, const struct tuple *t)
 	       f->vip.quad[0] == t->vip.quad[0] && f->seal;
 }
 
-inline struct flow *flow_find_in(__u32 index, const struct tuple *t)
+/* The same pointer, but to the verifier one to any of the bucket's ways: where it
+ * lives on, each way would else be a state of its own, to be followed to the end.
+ * Entries of both tables are of one size. */
+inline void *flow_any_way(void *bucket, void *way)
+{
+	__u64 at;
+
+	unfold(way);
+	at = way - bucket;
+	return bucket + (at & (FLOW_WAYS - 1) * sizeof(struct flow));
+}
+
+inline struct flow *flow_find_in(__u32 index, const struct tuple *t,
+				 const bool any_way)
 {
 	struct flow_bucket *bucket = map_lookup(flows, &index);
 
@@ -89,18 +107,26 @@ inline struct flow *flow_find_in(__u32 index, const struct tuple *t)
 #pragma unroll
 	for (int i = 0; i < FLOW_WAYS; i++)
 		if (flow_matches(&bucket->way[i], t))
-			return &bucket->way[i];
+			return any_way ? flow_any_way(bucket, &bucket->way[i]) :
+					 &bucket->way[i];
 	return 0;
 }
 
-/* hash: tuple_hash(t). The entry may be torn or out of date: see flow_seal. */
+/* hash: tuple_hash(t). The entry may be torn or out of date: see flow_seal.
+ * any_way: see flow_any_way(). */
+inline struct flow *flow_look_up(const struct settings *s, const struct tuple *t,
+				 __u64 hash, const bool any_way)
+{
+	__u32 mask = s->flow_buckets - 1;
+	struct flow *f = flow_find_in(hash & mask, t, any_way);
+
+	return f ? f : flow_find_in((hash >> 32) & mask, t, any_way);
+}
+
 inline struct flow *flow_find(const struct settings *s, const struct tuple *t,
 			      __u64 hash)
 {
-	__u32 mask = s->flow_buckets - 1;
-	struct flow *f = flow_find_in(hash & mask, t);
-
-	return f ? f : flow_find_in((hash >> 32) & mask, t);
+	return flow_look_up(s, t, hash, false);
 }
 
 /* generations: of slot (low half) and service (high half), as they are now */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* IPv6 (RFC 8200) as tc programs see it: the header in place, by direct access,
- * and a bounded walk over extension headers. Lengths and offsets are in host
+/* IPv6 (RFC 8200): the header in place, by direct access, and a bounded walk over
+ * extension headers, in tc programs and in XDP. Lengths and offsets are in host
  * order, header contents in network order.
  */
 #ifndef FLYEBPF_IP6_H
@@ -28,7 +28,9 @@ struct ip6 {
 #define NEXT_OPTIONS 60
 #define NEXT_ICMP6 58
 
+#define ICMP6_UNREACHABLE 1 /* the first of the errors that quote a packet, */
 #define ICMP6_TOO_BIG 2
+#define ICMP6_PARAMETER 4 /* and the last one (RFC 4443, 3) */
 #define ICMP6_ECHO 128
 #define ICMP6_ECHO_REPLY 129
 #define ICMP6_MLD_QUERY 130
@@ -48,14 +50,34 @@ struct icmp6 {
 	__be32 rest;
 };
 
+#define IP6_FRAME_MAX 0xfffff /* bytes: more than any frame has */
+
+/* What an extension header begins with. */
+struct extension {
+	__u8 next;
+	__u8 length; /* in units of 8 bytes, without the first one */
+	union {
+		__be16 offset; /* of a fragment, and its flags */
+		struct {
+			__u8 type;
+			__u8 left; /* segments of a route */
+		};
+	};
+};
+#define FRAGMENT_ID 4 /* offset in a fragment header */
+#define FRAGMENT_SIZE 8
+
 /* What the extension headers lead to. */
 struct upper {
 	__u32 at;  /* offset in the frame */
+	__u32 fragment_at; /* of the fragment header, if there is one */
 	__u32 end; /* of the packet in the frame, without Ethernet's padding */
 	__u8 proto;
 	bool extended; /* there are extension headers */
-	bool fragment;
-	bool later; /* not the first fragment: only `at` and `end` say anything */
+	/* 0 or 1, and no bool, see ip6_settle() */
+	__u8 fragment; /* has such a header, be it a whole packet (RFC 6946) */
+	__u8 more;     /* and others come after it */
+	__u8 later; /* not the first fragment: only `at` and `end` say anything */
 };
 
 /* The header, or 0 if it is not in the linear part of the frame. Gone with the
@@ -100,38 +122,27 @@ inline bool ip6_is_extension(__u8 next)
 	       next == NEXT_FRAGMENT || next == NEXT_OPTIONS;
 }
 
-/* One extension header. Returns a drop reason or 0. */
-inline __u32 ip6_step(struct __sk_buff *skb, struct upper *upper)
+/* One extension header, at upper->at. Returns a drop reason or 0. */
+inline __u32 ip6_step(const struct extension *header, struct upper *upper)
 {
-	struct {
-		__u8 next;
-		__u8 length; /* in units of 8 bytes, without the first one */
-		union {
-			__be16 offset; /* of a fragment, and its flags */
-			struct {
-				__u8 type;
-				__u8 left; /* segments of a route */
-			};
-		};
-	} header;
 	__u32 size = 8;
 
-	if (bpf_skb_load_bytes(skb, upper->at, &header, sizeof(header)))
-		return DROP_IPV6_HEADER;
 	if (upper->proto == NEXT_FRAGMENT) {
 		if (upper->fragment)
 			return DROP_IPV6_HEADER;
-		upper->fragment = true;
-		upper->later = header.offset & bpf_htons(0xfff8);
+		upper->fragment = 1;
+		upper->fragment_at = upper->at;
+		upper->more = !!(header->offset & bpf_htons(1));
+		upper->later = !!(header->offset & bpf_htons(0xfff8));
 	} else {
-		size += header.length * 8;
+		size += header->length * 8;
 		/* The first one, if any; and nobody here routes by source. */
 		if (upper->proto == NEXT_HOP_BY_HOP ? upper->extended :
-		    upper->proto == NEXT_ROUTING    ? header.left :
+		    upper->proto == NEXT_ROUTING    ? header->left :
 						      0)
 			return DROP_IPV6_HEADER;
 	}
-	upper->proto = header.next;
+	upper->proto = header->next;
 	upper->at += size;
 	upper->extended = true;
 	return upper->at > upper->end ? DROP_IPV6_HEADER : DROP_NONE;
@@ -141,19 +152,35 @@ inline __u32 ip6_step(struct __sk_buff *skb, struct upper *upper)
  * data begin. Returns a drop reason or 0. */
 inline __u32 ip6_walk(struct __sk_buff *skb, struct upper *upper)
 {
+	struct extension header;
 	__u32 reason;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {
 		if (upper->later || !ip6_is_extension(upper->proto))
 			return DROP_NONE;
-		reason = ip6_step(skb, upper);
+		if (bpf_skb_load_bytes(skb, upper->at, &header, sizeof(header)))
+			return DROP_IPV6_HEADER;
+		reason = ip6_step(&header, upper);
 		if (reason)
 			return reason;
 	}
 	return upper->later || !ip6_is_extension(upper->proto) ?
 		       DROP_NONE :
 		       DROP_IPV6_HEADER;
+}
+
+/* From the walk, or past it, come many states of the verifier, each of which it
+ * would follow to the end. What it cannot know is one. */
+inline void ip6_settle(struct upper *upper, const struct settings *s)
+{
+	upper->at = (upper->at + s->zero) & IP6_FRAME_MAX;
+	upper->end = (upper->end + s->zero) & IP6_FRAME_MAX;
+	upper->fragment_at = (upper->fragment_at + s->zero) & IP6_FRAME_MAX;
+	upper->proto += s->zero;
+	upper->fragment += s->zero;
+	upper->more += s->zero;
+	upper->later += s->zero;
 }
 
 /* fe80::1: every machine's gateway, on its own link. */
@@ -180,6 +207,23 @@ inline bool ip6_is_link_local(const struct addr *a)
 inline bool ip6_is_multicast(const struct addr *a)
 {
 	return a->byte[0] == 0xff;
+}
+
+inline bool icmp6_is_error(__u8 type)
+{
+	return type >= ICMP6_UNREACHABLE && type <= ICMP6_PARAMETER;
+}
+
+/* What a checksum covers besides the message (RFC 8200, 8.1): addresses, length
+ * and protocol. */
+inline __u64 ip6_pseudo(const struct ip6 *ip, __u32 length, __u8 proto)
+{
+	__u64 sum = (__u64)bpf_htonl(length) + bpf_htonl(proto);
+
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)ip->src.word[i] + ip->dst.word[i];
+	return sum;
 }
 
 inline bool ip6_is_zero(const struct addr *a)

@@ -21,6 +21,7 @@ struct addr {
 };
 
 #define MAX_POOLS 16
+#define MAX_POOLS6 8
 #define MAX_UPLINKS 8
 
 /* A pool of Anycast IPv4 addresses. The `vips` array holds one entry for each
@@ -30,6 +31,15 @@ struct pool {
 	__u32 mask;	/* host order */
 	__u32 vip_base; /* index of the pool's first address in `vips` */
 	__u32 pad;
+};
+
+/* A pool of Anycast IPv6 addresses, of which the first `size` can be given out:
+ * they have their entries in `vips` from vip_base on, in order. */
+struct pool6 {
+	struct addr prefix; /* no bits outside of mask */
+	struct addr mask;
+	__u32 vip_base;
+	__u32 size;
 };
 
 /* The one entry of `settings`. */
@@ -55,6 +65,9 @@ struct settings {
 			   * private networks, or 0 */
 	__u8 host_mac[6]; /* its MAC */
 	__u16 pad;
+	struct pool6 pool6[MAX_POOLS6];
+	__u32 pool6_count;
+	__u32 zero; /* always; the verifier does not know */
 };
 
 #define MESH_RETURN_EDGE 1 /* replies to clients leave where they came in */
@@ -201,16 +214,19 @@ struct vm_slot_bucket {
 	struct vm_slot way[VM_SLOT_WAYS];
 };
 
-/* Key of `replies`: where a machine's replies come from. */
+/* Key of `replies`: where a machine's replies come from. family: 0 for those from
+ * its IPv4 addresses, REPLY_IPV6 for those from its 6PN address. */
+#define REPLY_IPV6 6
 struct reply_key {
 	__u32 slot;
 	__be16 port; /* internal */
 	__u8 proto;
-	__u8 pad;
+	__u8 family;
 };
 
 #define REPLY_UNIQUE 1 /* vip and port are the only ones that lead here; else
-			* they are the oldest ones */
+			* they are the oldest ones; never set for IPv6, whose
+			* replies all have an entry in `reverse` */
 struct reply {
 	struct addr vip;
 	__u32 service; /* index in `service_stats` */
@@ -289,6 +305,24 @@ struct frag {
 	__u32 ifindex;	  /* where it leaves */
 	__u32 service;
 	__u32 seen; /* jiffies >> 4 */
+};
+
+/* The same for IPv6 (`fragments6`), whose fragments have no other key (RFC 8200,
+ * 4.5). */
+struct frag6_key {
+	struct addr src;
+	struct addr dst;
+	__be32 id;
+	__u32 from_vm; /* as above */
+};
+struct frag6 {
+	struct addr new_addr; /* replaces src (from a VM) */
+	__u32 slot;
+	__u32 generation;
+	__u32 ifindex;
+	__u32 service;
+	__u32 seen;
+	__u32 pad;
 };
 
 /* Per CPU. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* From a tc program to another host. The frame has an Ethernet header and, from
- * there on, an IPv6 packet in mesh form (sixpn.h), or an IPv4 packet that
+ * there on, an IPv6 packet in mesh form (sixpn.h), or another packet that
  * mesh_encapsulate() makes one of.
  */
 #ifndef FLYEBPF_MESH_SEND_H
@@ -63,11 +63,11 @@ inline int mesh_send(struct __sk_buff *skb, const struct settings *s, __u32 numb
 	return host ? mesh_send_to(skb, s, host) : tc_drop(skb, DROP_NO_HOST);
 }
 
-/* Put a header before an IPv4 packet. length: of the IPv4 packet, bytes; the
- * rest as in mesh_header(). Segments of a train keep their size: whoever sends
+/* Put a header before a packet; parameters as in mesh_header(). Segments of a train keep their size: whoever sends
  * them was told of a smaller one. Returns a drop reason or 0. */
 inline __u32 mesh_encapsulate(struct __sk_buff *skb, const struct settings *s,
-			      __u32 length, __u32 host, __u32 machine, __be16 port)
+			      __u8 next, __u32 length, __u32 host, __u32 machine,
+			      __be16 port)
 {
 	struct mesh_header header;
 	__be16 proto = bpf_htons(ETH_P_IPV6);
@@ -76,7 +76,7 @@ inline __u32 mesh_encapsulate(struct __sk_buff *skb, const struct settings *s,
 				BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 |
 					BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_REWRITE;
-	mesh_header(&header, s, length, host, machine, port);
+	mesh_header(&header, s, next, length, host, machine, port);
 	if (bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &header,
 				sizeof(header), 0) ||
 	    bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &proto,

@@ -48,7 +48,8 @@ inline __u64 reverse_seal(__u64 hash, const struct reverse *r, __u64 gens)
 	return mix(hash, gens) | 1;
 }
 
-inline struct reverse *reverse_find_in(__u32 index, const struct reverse_key *k)
+inline struct reverse *reverse_find_in(__u32 index, const struct reverse_key *k,
+				       const bool any_way)
 {
 	struct reverse_bucket *bucket = map_lookup(reverse, &index);
 
@@ -57,25 +58,35 @@ inline struct reverse *reverse_find_in(__u32 index, const struct reverse_key *k)
 #pragma unroll
 	for (int i = 0; i < FLOW_WAYS; i++)
 		if (reverse_matches(&bucket->way[i], k))
-			return &bucket->way[i];
+			return any_way ? flow_any_way(bucket,
+						      &bucket->way[i]) :
+					 &bucket->way[i];
 	return 0;
 }
 
-/* The valid entry, or 0. slot: that of the key. */
-inline struct reverse *reverse_find(const struct settings *s,
-				    const struct slot *slot,
-				    const struct reverse_key *k, __u64 hash)
+/* The valid entry, or 0. slot: that of the key; any_way: see flow_any_way(). */
+inline struct reverse *reverse_look_up(const struct settings *s,
+				       const struct slot *slot,
+				       const struct reverse_key *k, __u64 hash,
+				       const bool any_way)
 {
 	__u32 mask = s->flow_buckets - 1;
-	struct reverse *r = reverse_find_in(hash & mask, k);
+	struct reverse *r = reverse_find_in(hash & mask, k, any_way);
 
 	if (!r)
-		r = reverse_find_in((hash >> 32) & mask, k);
+		r = reverse_find_in((hash >> 32) & mask, k, any_way);
 	if (!r)
 		return 0;
 	if (reverse_seal(hash, r, generations(slot, r->service)) != r->seal)
 		return 0;
 	return r;
+}
+
+inline struct reverse *reverse_find(const struct settings *s,
+				    const struct slot *slot,
+				    const struct reverse_key *k, __u64 hash)
+{
+	return reverse_look_up(s, slot, k, hash, false);
 }
 
 struct reverse_victim {

@@ -64,6 +64,35 @@ inline __u32 reply_route(struct __sk_buff *skb, const struct settings *s,
 	return route_out(skb, s, vip, daddr, 0, ifindex);
 }
 
+/* The same over IPv6, of a flow that is known. IPv6 forwarding may be off, which
+ * is no obstacle: then the host's routes cannot be asked, and it leaves where the
+ * client came in, or over the first uplink if that was at another host. */
+inline __u32 reply6_route(struct __sk_buff *skb, const struct settings *s,
+			  const struct addr *vip, const struct addr *daddr,
+			  __u32 *ifindex)
+{
+	struct bpf_fib_lookup fib = { .family = AF_INET6 };
+	long result;
+
+	if (!is_uplink(s, *ifindex))
+		*ifindex = s->uplink[0];
+	if (s->uplink_count == 1)
+		return DROP_NONE;
+	fib.ifindex = *ifindex;
+	__builtin_memcpy(fib.ipv6_src, vip, sizeof(*vip));
+	__builtin_memcpy(fib.ipv6_dst, daddr, sizeof(*daddr));
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);
+	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED && *ifindex)
+		return DROP_NONE;
+	if ((result != BPF_FIB_LKUP_RET_SUCCESS &&
+	     result != BPF_FIB_LKUP_RET_NO_NEIGH &&
+	     result != BPF_FIB_LKUP_RET_FRAG_NEEDED) ||
+	    !is_uplink(s, fib.ifindex))
+		return DROP_VM_NO_ROUTE;
+	*ifindex = fib.ifindex;
+	return DROP_NONE;
+}
+
 /* Send a packet that has the VIP as its source and its headers stored. */
 inline int send_uplink(__u32 ifindex)
 {

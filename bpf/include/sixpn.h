@@ -86,6 +86,20 @@ inline bool sixpn_is_of(const struct addr *a, const struct slot *slot)
 	       bpf_ntohl(a->word[3]) >> 16 == (slot->machine & 0xffff);
 }
 
+/* Where a machine of this host, in a network, gets what clients send to an IPv6
+ * service of its app. */
+inline void machine6_addr(struct addr *a, const struct slot *slot)
+{
+	const struct sixpn fields = {
+		.network = slot->network,
+		.host = slot->host,
+		.machine = slot->machine,
+		.suffix = SIXPN_SUFFIX,
+	};
+
+	sixpn_to(a, &fields);
+}
+
 inline bool is_host_number(__u32 number)
 {
 	return number & HOST_BIT;

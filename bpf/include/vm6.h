@@ -79,7 +79,7 @@ inline int vm6(struct __sk_buff *skb, const struct settings *settings,
 		return vm6_sixpn(&p);
 	if (ip6_is_link_local(&p.ip->dst))
 		return vm6_link_local(&p);
-	return tc_drop(skb, DROP_IPV6);
+	return TC_ACT_UNSPEC; /* an answer to a client, or nothing: vm6_tc.c */
 }
 
 #endif

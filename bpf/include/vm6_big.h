@@ -4,14 +4,8 @@
 #ifndef FLYEBPF_VM6_BIG_H
 #define FLYEBPF_VM6_BIG_H
 
-#include "icmp_limit.h"
+#include "icmp6_big.h"
 #include "vm6_packet.h"
-
-#define BIG_HOP_LIMIT 64
-#define BIG_HEADERS (sizeof(struct ip6) + sizeof(struct icmp6))
-/* As much as the smallest MTU has room for (RFC 4443, 2.4 c). */
-#define BIG_QUOTE (1280 - BIG_HEADERS)
-#define DIFF_MAX 512 /* what bpf_csum_diff takes at once, on Linux 6.1 */
 
 /* Of a packet; of a train, of each segment. */
 inline __u32 vm6_wire_length(const struct vm6 *p)
@@ -26,11 +20,6 @@ inline __u32 vm6_wire_length(const struct vm6 *p)
 	    !bpf_skb_load_bytes(p->skb, p->upper.at + 12, &doff, sizeof(doff)))
 		header = (doff >> 4) * 4;
 	return p->upper.at - IP6_AT + header + p->skb->gso_size;
-}
-
-inline __u64 big_sum(const void *data, __u32 size, __u64 sum)
-{
-	return sum + (__u32)bpf_csum_diff(0, 0, (void *)data, size, 0);
 }
 
 /* The quoted packet's sum. If its checksum is still to be filled in, that will
@@ -50,9 +39,7 @@ inline bool quote_sum(const struct vm6 *p, const void *quote, const void *end,
 		*sum = big_sum(quote, before, *sum);
 		return true;
 	}
-	*sum = big_sum(quote, DIFF_MAX, 0);
-	*sum = big_sum(quote + DIFF_MAX, DIFF_MAX, *sum);
-	*sum = big_sum(quote + 2 * DIFF_MAX, BIG_QUOTE - 2 * DIFF_MAX, *sum);
+	*sum = big_quote_sum(quote);
 	return true;
 }
 
@@ -67,7 +54,7 @@ inline bool big_may_answer(const struct vm6 *p)
 
 /* Ethernet, IPv6 and ICMPv6 before the quote. */
 inline void big_headers(const struct vm6 *p, struct ip6 *ip,
-			const struct addr *asker, __u64 sum)
+			const struct addr *asker, __u32 mtu, __u64 sum)
 {
 	struct icmp6 *icmp = (void *)(ip + 1);
 	struct ethhdr *eth = (void *)ip - IP6_AT;
@@ -79,16 +66,12 @@ inline void big_headers(const struct vm6 *p, struct ip6 *ip,
 	ip->hop_limit = BIG_HOP_LIMIT;
 	ip->dst = *asker;
 	vm6_turn(p, ip);
-	icmp->type = ICMP6_TOO_BIG;
-	icmp->code = 0;
-	icmp->rest = bpf_htonl(p->settings->mesh_mtu);
-	sum += vm6_pseudo(ip, sizeof(*icmp) + BIG_QUOTE);
-	icmp->checksum = csum_fold(sum + bpf_htons(ICMP6_TOO_BIG << 8) +
-				   (__u64)icmp->rest);
+	big_icmp(ip, icmp, mtu, sum);
 }
 
-/* Always ends the packet: counted as DROP_TOO_BIG whether or not it is answered. */
-inline int vm6_too_big(const struct vm6 *p)
+/* Always ends the packet: counted as DROP_TOO_BIG whether or not it is answered.
+ * mtu: what fits. */
+inline int vm6_too_big(const struct vm6 *p, __u32 mtu)
 {
 	struct __sk_buff *skb = p->skb;
 	struct addr asker = p->ip->src;
@@ -111,7 +94,7 @@ inline int vm6_too_big(const struct vm6 *p)
 	if (!ip || !quote_sum(p, (void *)ip + BIG_HEADERS,
 			      (void *)(long)skb->data_end, in_place, &sum))
 		return TC_ACT_SHOT;
-	big_headers(p, ip, &asker, sum);
+	big_headers(p, ip, &asker, mtu, sum);
 	count(COUNT_TOO_BIG);
 	return bpf_redirect(skb->ifindex, 0);
 }

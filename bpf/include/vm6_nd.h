@@ -76,7 +76,7 @@ inline __u32 nd_load(const struct vm6 *p, struct nd *nd)
 	if (length > sizeof(*nd) || bpf_skb_load_bytes(p->skb, p->upper.at, nd, length))
 		return DROP_TRUNCATED;
 	sum = (__u32)bpf_csum_diff(0, 0, (void *)nd, sizeof(*nd), 0);
-	if (csum_fold(sum + vm6_pseudo(p->ip, length)))
+	if (csum_fold(sum + ip6_pseudo(p->ip, length, NEXT_ICMP6)))
 		return DROP_BAD_L4_HEADER;
 	if (p->type == ICMP6_ROUTER_SOLICIT)
 		return nd_check_options(p, (void *)&nd->target,
@@ -123,7 +123,7 @@ inline int nd_answer(const struct vm6 *p, const struct nd *nd)
 	out->option[0].length = 1;
 	__builtin_memcpy(out->option[0].mac, p->slot->host_mac, ETH_ALEN);
 	out->icmp.checksum = csum_fold(
-		vm6_pseudo(ip, ND_ANSWER) +
+		ip6_pseudo(ip, ND_ANSWER, NEXT_ICMP6) +
 		(__u32)bpf_csum_diff(0, 0, (void *)out, ND_ANSWER, 0));
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -24,7 +24,7 @@ struct vm6 {
 	__u8 from; /* FROM_* */
 	__u8 type; /* of ICMPv6 */
 	__u8 code;
-	bool partial; /* its checksum is still to be filled in */
+	__u8 partial; /* not 0: its checksum is still to be filled in */
 	__be16 sport; /* of UDP */
 	__be16 dport;
 };
@@ -125,6 +125,16 @@ inline __u32 vm6_load(struct vm6 *p)
 	return reason ? reason : vm6_upper(p);
 }
 
+inline bool vm6_is_syn(const struct vm6 *p)
+{
+	__u8 flags;
+
+	return p->upper.proto == IPPROTO_TCP && !p->upper.later &&
+	       !bpf_skb_load_bytes(p->skb, p->upper.at + 13, &flags,
+				   sizeof(flags)) &&
+	       flags & TH_SYN;
+}
+
 inline bool vm6_is_icmp(const struct vm6 *p)
 {
 	return p->upper.proto == NEXT_ICMP6 && !p->upper.later;
@@ -138,18 +148,6 @@ inline void vm6_turn(const struct vm6 *p, struct ip6 *ip)
 	mac_set(eth->h_dest, p->slot->mac);
 	mac_set(eth->h_source, p->slot->host_mac);
 	ip6_gateway(&ip->src);
-}
-
-/* What a checksum of ICMPv6 and others covers besides the message (RFC 8200,
- * 8.1): addresses, length and protocol. */
-inline __u64 vm6_pseudo(const struct ip6 *ip, __u32 length)
-{
-	__u64 sum = bpf_htonl(length) + (__u64)bpf_htonl(NEXT_ICMP6);
-
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		sum += (__u64)ip->src.word[i] + ip->dst.word[i];
-	return sum;
 }
 
 #endif

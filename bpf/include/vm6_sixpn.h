@@ -7,6 +7,7 @@
 #include "mesh_send.h"
 #include "mss.h"
 #include "vm6_big.h"
+#include "vm6_offload.h"
 
 #define DHCP6_CLIENT 546
 #define DHCP6_SERVER 547
@@ -44,36 +45,6 @@ inline __u32 sixpn_protocol(const struct vm6 *p)
 	return p->type > ICMP6_ECHO_REPLY ? DROP_ND_TYPE : DROP_NONE;
 }
 
-/* Where a checksum is still to be filled in, a VM's driver has said, and that
- * may be any two bytes of the frame, those of its source address too. Nothing of
- * the kernel tells, but two helpers behave otherwise: a checksum that is still to
- * come is not updated, and a frame is not cut off before its place (Linux 6.1:
- * before where it begins to sum, which is no later). So the place is behind the
- * addresses, but for the last 16 bits of the destination, which are the
- * receiver's own. The first two bytes of the frame serve for a trial. Sets
- * p->partial and p->ip. Returns a drop reason or 0. */
-inline __u32 vm6_check_offload(struct vm6 *p)
-{
-	struct __sk_buff *skb = p->skb;
-	__u16 *trial = (void *)p->ip - IP6_AT;
-	__u16 before = *trial;
-
-	if (bpf_l4_csum_replace(skb, 0, 0, 1, sizeof(before)))
-		return DROP_REWRITE;
-	p->ip = ip6_header(skb);
-	if (!p->ip)
-		return DROP_REWRITE;
-	trial = (void *)p->ip - IP6_AT;
-	p->partial = *trial == before;
-	*trial = before;
-	if (!p->partial)
-		return DROP_NONE;
-	if (bpf_skb_change_tail(skb, p->upper.at - 1, 0) != -EINVAL)
-		return DROP_IPV6_HEADER;
-	p->ip = ip6_header(skb);
-	return p->ip ? DROP_NONE : DROP_REWRITE;
-}
-
 inline int sixpn_to_machine(struct vm6 *p, const struct sixpn *to)
 {
 	__u32 *index = sixpn_slot(to->network, to->machine);
@@ -102,16 +73,6 @@ inline int sixpn_to_peer(struct vm6 *p)
 	return bpf_redirect(p->settings->peers, 0);
 }
 
-inline bool vm6_is_syn(const struct vm6 *p)
-{
-	__u8 flags;
-
-	return p->upper.proto == IPPROTO_TCP && !p->upper.later &&
-	       !bpf_skb_load_bytes(p->skb, p->upper.at + 13, &flags,
-				   sizeof(flags)) &&
-	       flags & TH_SYN;
-}
-
 inline int sixpn_to_host(struct vm6 *p, __u32 number)
 {
 	__u32 mtu = p->settings->mesh_mtu;
@@ -120,7 +81,7 @@ inline int sixpn_to_host(struct vm6 *p, __u32 number)
 	if (!host)
 		return tc_drop(p->skb, DROP_SIXPN_HOST);
 	if (vm6_wire_length(p) > mtu)
-		return vm6_too_big(p);
+		return vm6_too_big(p, mtu);
 	if (vm6_is_syn(p) &&
 	    !mss_lower(p->skb, p->upper.at, mtu - TCP_AND_IPV6))
 		return tc_drop(p->skb, DROP_REWRITE);

@@ -60,7 +60,8 @@ inline int vm_mesh_send(struct vm *vm)
 
 	if (!vm_offload_is_honest(vm))
 		return vm_drop(vm, DROP_BAD_L4_HEADER);
-	reason = mesh_encapsulate(vm->skb, vm->settings, vm_bytes(vm), vm->host,
+	reason = mesh_encapsulate(vm->skb, vm->settings, NEXT_IPV4,
+				  vm_bytes(vm), vm->host,
 				  vm->machine, vm->port);
 	if (reason)
 		return vm_drop(vm, reason);

@@ -4,21 +4,11 @@
 #ifndef FLYEBPF_VM_REPLY_H
 #define FLYEBPF_VM_REPLY_H
 
+#include "answer.h"
 #include "mss.h"
 #include "route.h"
 #include "vm_icmp.h"
 #include "vm_mesh.h"
-
-/* What a reply is sent as. ifindex: the client's side, as in struct flow; 0 if no
- * flow says it. */
-struct answer {
-	struct addr vip;
-	__be16 port;
-	__u32 service;
-	__u32 ifindex;
-	__u8 confirmed; /* FLOW_CONFIRMED if its flow is */
-	__u8 kind;	/* what the packet is: REPLY_L4 and so on */
-};
 
 /* struct answer's kind */
 #define REPLY_L4 0
@@ -29,28 +19,18 @@ struct answer {
 #define REPLY_FOUND 1
 #define REPLY_UNSURE 2 /* a reply, but several VIPs could be its source */
 
-/* Mark the flow of an answer, and take its interface. */
+/* As answer_touch, for the machine's end of a flow. */
 inline bool reply_touch_flow(const struct vm *vm, const struct reply_end *end,
 			     struct answer *answer)
 {
 	struct tuple tuple = { .proto = end->proto };
-	struct flow *flow;
-	__u64 hash;
 
 	addr_from_ipv4(&tuple.client, end->client);
 	tuple.vip = answer->vip;
 	tuple.client_port = end->client_port;
 	tuple.vip_port = answer->port;
-	hash = tuple_hash(&tuple, vm->settings->seed);
-	flow = flow_find(vm->settings, &tuple, hash);
-	if (!flow || flow->slot != vm->slot_index || !flow_slot(flow, hash))
-		return false;
-	answer->ifindex = flow->ifindex;
-	answer->service = flow->service;
-	answer->confirmed = flow->state & FLOW_CONFIRMED;
-	if (end->state)
-		flow_touch(flow, end->state);
-	return true;
+	return answer_touch(vm->settings, vm->slot_index, &tuple, end->state,
+			    answer, false);
 }
 
 /* The VM connects from a port that a service of its uses: its later packets

@@ -20,7 +20,7 @@ from flyebpf.api.schema import (
 from flyebpf.model.records import AddressKind, MachineState
 
 BYTES = "L3 bytes."
-ALLOCATED = (AddressKind.V4, AddressKind.SHARED_V4, AddressKind.PRIVATE_V6)
+ALLOCATED = (AddressKind.V4, AddressKind.SHARED_V4, AddressKind.V6, AddressKind.PRIVATE_V6)
 
 COMPONENTS: dict[str, Schema] = {
     **CLUSTER,

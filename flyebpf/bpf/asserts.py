@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from flyebpf.bpf import layout
 from flyebpf.model.reasons import COUNT_MAX, DROP_REASON_MAX, Count, DropReason
 
-CONSTANTS = re.compile(r"(MAX|DNS|NAME|VIP|VM|MESH|SERVICE|SLOT|REPLY|FLOW|POLICY)_[A-Z_]+")
+CONSTANTS = re.compile(r"(MAX|DNS|NAME|VIP|VM|MESH|SERVICE|SLOT|REPLY|FLOW|POLICY)_[A-Z0-9_]+")
 
 
 def structs() -> Iterator[type[ct.Structure]]:
@@ -27,7 +27,7 @@ def structs() -> Iterator[type[ct.Structure]]:
 
 def c_name(struct: type[ct.Structure]) -> str:
     """``FlowBucket`` -> ``flow_bucket``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", struct.__name__).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", struct.__name__).lower()
 
 
 def assertion(condition: str, what: str) -> str:

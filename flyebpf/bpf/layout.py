@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes as ct
 
 MAX_POOLS = 16
+MAX_POOLS6 = 8
 MAX_UPLINKS = 8
 
 VIP_ALLOCATED = 1
@@ -28,6 +29,7 @@ MESH_RETURN_EDGE = 1
 MESH_ETHERNET = 2
 
 REPLY_UNIQUE = 1
+REPLY_IPV6 = 6
 
 FLOW_REPLIED = 1
 FLOW_CONFIRMED = 2
@@ -56,6 +58,10 @@ class Pool(ct.Structure):
     _fields_ = (("prefix", U32), ("mask", U32), ("vip_base", U32), ("pad", U32))
 
 
+class Pool6(ct.Structure):
+    _fields_ = (("prefix", Addr), ("mask", Addr), ("vip_base", U32), ("size", U32))
+
+
 class Settings(ct.Structure):
     _fields_ = (
         ("pool", Pool * MAX_POOLS),
@@ -75,6 +81,9 @@ class Settings(ct.Structure):
         ("host_port", U32),
         ("host_mac", U8 * 6),
         ("pad", U16),
+        ("pool6", Pool6 * MAX_POOLS6),
+        ("pool6_count", U32),
+        ("zero", U32),
     )
 
 
@@ -173,7 +182,7 @@ class VmSlotBucket(ct.Structure):
 
 
 class ReplyKey(ct.Structure):
-    _fields_ = (("slot", U32), ("port", BE16), ("proto", U8), ("pad", U8))
+    _fields_ = (("slot", U32), ("port", BE16), ("proto", U8), ("family", U8))
 
 
 class Reply(ct.Structure):
@@ -234,6 +243,22 @@ class Frag(ct.Structure):
         ("ifindex", U32),
         ("service", U32),
         ("seen", U32),
+    )
+
+
+class Frag6Key(ct.Structure):
+    _fields_ = (("src", Addr), ("dst", Addr), ("id", BE32), ("from_vm", U32))
+
+
+class Frag6(ct.Structure):
+    _fields_ = (
+        ("new_addr", Addr),
+        ("slot", U32),
+        ("generation", U32),
+        ("ifindex", U32),
+        ("service", U32),
+        ("seen", U32),
+        ("pad", U32),
     )
 
 

@@ -118,7 +118,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
     services, machines = config.services, config.machines
     return (
         MapSpec("settings", array, u32, layout.Settings, 1),
-        MapSpec("vips", array, u32, layout.Vip, config.pool_addresses),
+        MapSpec("vips", array, u32, layout.Vip, vip_entries(config)),
         MapSpec("services", hash_, layout.ServiceKey, layout.Service, services),
         MapSpec(
             "service_ranges",
@@ -144,6 +144,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),
         MapSpec("reverse", array, u32, layout.ReverseBucket, buckets),
         MapSpec("fragments", lru, layout.FragKey, layout.Frag, config.fragments),
+        MapSpec("fragments6", lru, layout.Frag6Key, layout.Frag6, config.fragments),
         MapSpec(
             "egress_policy", lpm, layout.PolicyKey, u32, policy_entries(config), BPF_F_NO_PREALLOC
         ),
@@ -156,6 +157,11 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
 def policy_entries(config: DataplaneConfig) -> int:
     """A row for each other host's endpoint; the rest are the configuration's own."""
     return config.hosts + POLICY_PREFIXES
+
+
+def vip_entries(config: DataplaneConfig) -> int:
+    """The IPv4 pools' addresses, and behind them a part for each IPv6 pool."""
+    return config.pool_addresses + layout.MAX_POOLS6 * config.pool6_addresses
 
 
 def flow_buckets(config: DataplaneConfig) -> int:

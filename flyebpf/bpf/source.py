@@ -38,6 +38,7 @@ PROGRAMS = (
     ProgramSpec("vm_tc", "tc"),
     ProgramSpec("vm_out", "tc"),
     ProgramSpec("dns", "tc"),
+    ProgramSpec("vm6_tc", "tc"),
     ProgramSpec("host_tc", "tc"),
 )
 

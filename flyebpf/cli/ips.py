@@ -78,15 +78,19 @@ def allocate_v4(app: str | None, shared: bool, as_json: bool) -> None:
 def allocate_v6(
     *, app: str | None, private: bool, network: str | None, org: str | None, as_json: bool
 ) -> None:
-    """Give the app a Flycast address: a private one that leads to its services.
+    """Give the app an IPv6 address of its own, or a Flycast address.
 
-    It can be called from one network alone, through the proxy: the app's own, or
-    with --network and --org the one that they name. An app has one on each.
+    Its own is taken from the operator's pools, as with `allocate-v4`. Machines get
+    what clients send there at their private network address (FLY_PRIVATE_IP):
+    servers have to listen on that, or on all IPv6 addresses.
+
+    A Flycast address (--private) can be called from one network alone, through the
+    proxy: the app's own, or with --network and --org the one that they name. An app
+    has one on each.
     """
-    if not private:
-        given = "--network and --org are" if network or org else "a public IPv6 address is"
-        raise click.UsageError(f"{given} not to be had: give --private for a Flycast address.")
-    body = {"type": "private_v6", "network": network, "org": org}
+    if not private and (network or org):
+        raise click.UsageError("--network and --org are of Flycast addresses: give --private too.")
+    body = {"type": "private_v6" if private else "v6", "network": network, "org": org}
     _allocate(app, {name: value for name, value in body.items() if value is not None}, as_json)
 
 

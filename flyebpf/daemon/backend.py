@@ -120,7 +120,7 @@ class DaemonBackend:
             adopted=self._generation.origin is Origin.ADOPTED,
             problems=[*away, *problems(engine), *extra],
             delivery=usage.delivery(engine),
-            pools=usage.pools(self.config.pools.anycast_v4, engine.state.addresses.values()),
+            pools=usage.pools(self.config, engine.state.addresses.values()),
             fill={
                 **usage.tables(engine),
                 "flows": usage.flows(self._counters.flow_entries(), self.config.dataplane),

@@ -7,12 +7,12 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import ip_network
-from socket import inet_aton
+from socket import AF_INET, AF_INET6, inet_pton
 
 from flyebpf.api.backend import Delivery, Fill, PoolUse
 from flyebpf.bpf.layout import FLOW_WAYS
 from flyebpf.bpf.maps import flow_buckets
-from flyebpf.config import DataplaneConfig
+from flyebpf.config import DaemonConfig, DataplaneConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.drivers.mapio import SIZED_BY
 from flyebpf.model.records import Address, AddressKind
@@ -33,16 +33,31 @@ def delivery(engine: Engine) -> Delivery:
     return Delivery(xdp=ways["xdp"], tc=ways["tc"], missing=ways["missing"])
 
 
-def pools(cidrs: Iterable[str], addresses: Iterable[Address]) -> list[PoolUse]:
-    """Of dedicated IPv4 addresses. One that no pool has any more is not counted."""
-    numbers = sorted(inet_aton(a.address) for a in addresses if a.type is AddressKind.V4)
-    found = []
-    for cidr in cidrs:
-        network = ip_network(cidr)
-        first, last = network.network_address.packed, network.broadcast_address.packed
-        allocated = bisect_right(numbers, last) - bisect_left(numbers, first)
-        found.append(PoolUse(cidr, allocated, network.num_addresses))
-    return found
+DEDICATED = {AddressKind.V4: AF_INET, AddressKind.V6: AF_INET6}
+
+
+def pools(config: DaemonConfig, addresses: Iterable[Address]) -> list[PoolUse]:
+    """Of dedicated addresses. One that no pool has any more is not counted."""
+    numbers: dict[AddressKind, list[bytes]] = {kind: [] for kind in DEDICATED}
+    for address in addresses:
+        if address.type in DEDICATED:
+            packed = inet_pton(DEDICATED[address.type], address.address)
+            numbers[address.type].append(packed)
+    four, six = (sorted(found) for found in numbers.values())
+    most = config.dataplane.pool6_addresses
+    return [
+        *(pool_use(cidr, four) for cidr in config.pools.anycast_v4),
+        *(pool_use(cidr, six, most) for cidr in config.pools.anycast_v6),
+    ]
+
+
+def pool_use(cidr: str, numbers: list[bytes], most: int | None = None) -> PoolUse:
+    """``numbers``: all allocated addresses, sorted; ``most``: that are given out."""
+    network = ip_network(cidr)
+    first, last = network.network_address.packed, network.broadcast_address.packed
+    allocated = bisect_right(numbers, last) - bisect_left(numbers, first)
+    size = network.num_addresses if most is None else min(network.num_addresses, most)
+    return PoolUse(cidr, allocated, size)
 
 
 def tables(engine: Engine) -> dict[str, Fill]:

@@ -20,6 +20,7 @@ from flyebpf.drivers.map_ids import VALUE, IdKind, IdTable
 from flyebpf.drivers.map_names import NamePart
 from flyebpf.drivers.map_policy import PolicyPart
 from flyebpf.drivers.map_pools import Pools, SettingsPart, VipPart
+from flyebpf.drivers.map_pools6 import Pools6
 from flyebpf.drivers.map_ranges import Ranges
 from flyebpf.drivers.map_replies import ReplyPart
 from flyebpf.drivers.map_service_ids import ServiceIds
@@ -93,7 +94,8 @@ class MapsDriver:
             "names": config.names,
         }
         self._names = NamePart(maps["names"])
-        self._pools = Pools(config.pool_addresses)
+        six = Pools6(config.pool_addresses, config.pool6_addresses)
+        self._pools = Pools(config.pool_addresses, six)
         self._slots = SlotPart(
             maps["slots"],
             VmSlots(maps["vm_slots"], vm_buckets(config)),

@@ -19,6 +19,7 @@ from flyebpf.bpf.layout import (
     Vip,
 )
 from flyebpf.drivers.link import LinkOf
+from flyebpf.drivers.map_pools6 import Pools6
 from flyebpf.drivers.mapio import MapLike, UnappliedError, explain, u32, write_all
 from flyebpf.errors import KernelError
 from flyebpf.model.rows import Row, SettingsRow, VipRow
@@ -36,8 +37,11 @@ class Pools:
     in ``settings`` for as long as it exists, so that adding or removing another
     one moves nothing."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, six: Pools6) -> None:
+        """``capacity``: entries of ``vips`` that IPv4 pools have. ``six``: the IPv6
+        pools, which have what comes after them."""
         self._capacity = capacity
+        self.six = six
         self.places: list[tuple[int, int, int]] = []  # prefix, mask, vip_base
         self._retired: list[tuple[int, int, int]] = []
 
@@ -45,6 +49,7 @@ class Pools:
         """Start from what the kernel has."""
         count = min(settings.pool_count, MAX_POOLS)
         self.places = [(p.prefix, p.mask, p.vip_base) for p in settings.pool[:count]]
+        self.six.load(settings)
 
     def arrange(self, wanted: Sequence[str]) -> list[tuple[int, int, int]]:
         """The places for these CIDRs; see :meth:`adopt`.
@@ -98,6 +103,8 @@ class Pools:
         if address.startswith(UNKNOWN):
             number = int(address.removeprefix(UNKNOWN))
             return number if self.address(number) == address else None
+        if ":" in address:
+            return self.six.index(address)
         number = int.from_bytes(socket.inet_aton(address), "big")
         for prefix, mask, base in (*self.places, *self._retired):
             if number & mask == prefix and (prefix, mask) != NOWHERE:
@@ -109,7 +116,7 @@ class Pools:
         for prefix, mask, base in (*self.places, *self._retired):
             if 0 <= index - base < size_of(mask) and (prefix, mask) != NOWHERE:
                 return socket.inet_ntoa((prefix + index - base).to_bytes(4, "big"))
-        return f"{UNKNOWN}{index}"
+        return self.six.address(index) or f"{UNKNOWN}{index}"
 
 
 def size_of(mask: int) -> int:
@@ -148,7 +155,7 @@ class SettingsPart:
     def fingerprint(self, row: Row) -> object:
         assert isinstance(row, SettingsRow)
         try:
-            return bytes(self._lower(row, self._pools.arrange(row.pools)))
+            return bytes(self._lower(row, *self._arrange(row)))
         except UnappliedError as error:
             return error.error
 
@@ -172,18 +179,28 @@ class SettingsPart:
     def _write(self, row: SettingsRow) -> None:
         """New pools get their base first and their prefix after that: a packet
         never finds a prefix with another pool's base."""
-        places = self._pools.arrange(row.pools)
+        places, six = self._arrange(row)
         new = [place for place in places if place not in self._pools.places]
         for prefix, mask, base in new:
             if (prefix, mask) != NOWHERE:
                 self._purge(range(base, base + size_of(mask)))
-        if new:
+        new6 = self._pools.six.new(six)
+        for i in new6:
+            self._purge(self._pools.six.part(i))
+        if new or new6:
             veiled = [(*NOWHERE, p[2]) if p in new else p for p in places]
-            self._table.update(u32(0), bytes(self._lower(row, veiled)))
-        self._table.update(u32(0), bytes(self._lower(row, places)))
+            veiled6 = ["" if i in new6 else cidr for i, cidr in enumerate(six)]
+            self._table.update(u32(0), bytes(self._lower(row, veiled, veiled6)))
+        self._table.update(u32(0), bytes(self._lower(row, places, six)))
         self._pools.adopt(places)
+        self._pools.six.adopt(six)
 
-    def _lower(self, row: SettingsRow, places: Sequence[tuple[int, int, int]]) -> Settings:
+    def _arrange(self, row: SettingsRow) -> tuple[list[tuple[int, int, int]], list[str]]:
+        return self._pools.arrange(row.pools), self._pools.six.arrange(row.pools6)
+
+    def _lower(
+        self, row: SettingsRow, places: Sequence[tuple[int, int, int]], six: Sequence[str]
+    ) -> Settings:
         """Interfaces that do not exist are left out; they are reported by the
         driver that would make them, or attach programs to them."""
         private, alias = IPv4Network(row.private_prefix), IPv4Network(row.alias_prefix)
@@ -209,6 +226,9 @@ class SettingsPart:
             settings.host_mac[:] = port.mac
         for i, (prefix, mask, base) in enumerate(places):
             settings.pool[i] = Pool(prefix=prefix, mask=mask, vip_base=base)
+        settings.pool6_count = len(six)
+        for i, cidr in enumerate(six):
+            settings.pool6[i] = self._pools.six.lower(i, cidr)
         for i, ifindex in enumerate(uplinks):
             settings.uplink[i] = ifindex
         return settings
@@ -269,6 +289,6 @@ def no_pool(address: str) -> UnappliedError:
     """The address belongs to no pool of this host."""
     return UnappliedError(
         f"address {address} is in no pool of this host",
-        "Add its network to pools.anycast_v4 in the configuration, or release the address.",
+        "Add its network to [pools] in the configuration, or release the address.",
         permanent=True,
     )

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Hashable, Sequence
 from typing import cast
 
-from flyebpf.bpf.layout import REPLY_UNIQUE
+from flyebpf.bpf.layout import REPLY_IPV6, REPLY_UNIQUE
 from flyebpf.drivers.map_service_ids import ServiceIds, ensure_ids, look_up
 from flyebpf.drivers.map_slots import SlotPart
 from flyebpf.drivers.mapio import MapLike, be16, explain, write_all
@@ -16,7 +16,7 @@ from flyebpf.errors import KernelError
 from flyebpf.model.rows import ReplyRow, Row
 from flyebpf.reconcile.base import Failure
 
-REPLY_KEY = struct.Struct("=I2sBx")  # slot, port, proto
+REPLY_KEY = struct.Struct("=I2sBB")  # slot, port, proto, family
 REPLY = struct.Struct("=16sI2sH")  # vip, service, port, flags
 MAPPED = bytes(10) + b"\xff\xff"
 
@@ -35,10 +35,11 @@ class ReplyPart:
         found: dict[Hashable, object] = {}
         machines: dict[int, str] = {}
         for raw, value in self._table.items():
-            slot, port, proto = REPLY_KEY.unpack(raw)
+            slot, port, proto, family = REPLY_KEY.unpack(raw)
             if slot not in machines:
                 machines[slot] = self._slots.machine(slot) or f"#{slot}"
-            found[machines[slot], proto, int.from_bytes(port, "big")] = value
+            number = int.from_bytes(port, "big")
+            found[machines[slot], proto, number, family == REPLY_IPV6] = value
         self._ids.recount(ReplyRow, (service_of(value) for value in found.values()))
         return found
 
@@ -48,7 +49,7 @@ class ReplyPart:
         return "no id" if index is None else self._lower(row, index)
 
     def _lower(self, row: ReplyRow, service: int) -> bytes:
-        vip = MAPPED + socket.inet_aton(row.vip)
+        vip = packed(row.vip)
         return REPLY.pack(vip, service, be16(row.port), REPLY_UNIQUE if row.unique else 0)
 
     def apply(self, puts: Sequence[Row], deletes: Sequence[Hashable]) -> list[Failure]:
@@ -83,9 +84,10 @@ class ReplyPart:
         ]
 
     def _raw(self, key: Hashable) -> bytes | None:
-        machine, proto, port = cast("tuple[str, int, int]", key)
+        machine, proto, port, ipv6 = cast("tuple[str, int, int, bool]", key)
+        family = REPLY_IPV6 if ipv6 else 0
         slot = self._stray(machine) if machine.startswith("#") else self._slots.index(machine)
-        return None if slot is None else REPLY_KEY.pack(slot, be16(port), proto)
+        return None if slot is None else REPLY_KEY.pack(slot, be16(port), proto, family)
 
     def _stray(self, name: str) -> int | None:
         """The slot of ``#<slot>``, if it still is nobody's."""
@@ -103,6 +105,13 @@ class ReplyPart:
             return [explain("replies", error).failure(ReplyRow, key)]
         self._ids.move(ReplyRow, service_of(old), None)
         return []
+
+
+def packed(vip: str) -> bytes:
+    """An address as maps have it."""
+    if ":" in vip:
+        return socket.inet_pton(socket.AF_INET6, vip)
+    return MAPPED + socket.inet_aton(vip)
 
 
 def service_of(value: object) -> int | None:

@@ -21,6 +21,7 @@ from flyebpf.drivers.netlink_io import (
     HANDLE,
     INGRESS,
     SECOND,
+    THIRD,
     Netlink,
     filter_name,
 )
@@ -29,9 +30,14 @@ from flyebpf.model.rows import InterfaceRow, Row
 from flyebpf.reconcile.base import Failure
 
 log = logging.getLogger(__name__)
-ROLES = {"dns": (INGRESS, SECOND), "vm_tc": (INGRESS, HANDLE), "vm_out": (EGRESS, HANDLE)}
+ROLES = {
+    "vm6_tc": (INGRESS, THIRD),
+    "dns": (INGRESS, SECOND),
+    "vm_tc": (INGRESS, HANDLE),
+    "vm_out": (EGRESS, HANDLE),
+}
 """What guards an interface, and where: what the VM sends, at first to vm_tc and what
-that leaves of it to dns; what it is about to get, to vm_out."""
+that leaves of it to dns, and then to vm6_tc; what it is about to get, to vm_out."""
 
 
 class Interfaces:

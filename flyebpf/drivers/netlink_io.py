@@ -30,8 +30,8 @@ FILTER_NAME = "flyebpf:"
 INGRESS = 0xFFFFFFF2  # TC_H_CLSACT | TC_H_MIN_INGRESS
 EGRESS = 0xFFFFFFF3  # TC_H_CLSACT | TC_H_MIN_EGRESS
 HANDLE, ETH_P_ALL = 1, 3
-SECOND = 2
-"""Handle and priority of a filter that comes after our first one."""
+SECOND, THIRD = 2, 3
+"""Handles and priorities of filters that come after our first one."""
 PERMANENT = 0x80  # NUD_PERMANENT
 SCOPE_LINK = 253
 MAIN = 254
@@ -97,7 +97,7 @@ class Netlink:
         at: int = HANDLE,
     ) -> None:
         """Our filter at ``parent``, put in place of an older one in one step. ``at``:
-        its handle and priority, HANDLE or SECOND."""
+        its handle and priority: HANDLE, SECOND or THIRD."""
         with kernel(f"add clsact to interface {name}", errno.EEXIST):
             self._ip.tc("add", "clsact", ifindex)
         with kernel(f"attach {role} to interface {name}"):

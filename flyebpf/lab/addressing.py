@@ -2,15 +2,15 @@
 """Who has which address in the lab: pure functions of a node's number.
 
 Clients, hosts and members of etcd are numbered from 1. Everything visible
-outside a VM comes from the blocks reserved for documentation (RFC 5737), and
-what hosts use among themselves from the one for benchmarks (RFC 2544), so that
+outside a VM comes from the blocks reserved for documentation (RFC 5737, RFC 3849),
+and what hosts use among themselves from the one for benchmarks (RFC 2544), so that
 nothing in the lab can be mistaken for a real address.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import combinations
 
 CLIENTS = IPv4Network("192.0.2.0/24")
@@ -19,6 +19,9 @@ ANYCAST = IPv4Network("203.0.113.0/24")
 PRIVATE = IPv4Network("172.16.0.0/12")
 ALIAS = IPv4Network("100.64.0.0/12")
 FABRIC = IPv4Network("198.18.0.0/24")
+CLIENTS6 = IPv6Network("2001:db8:c::/48")
+UPLINKS6 = IPv6Network("2001:db8:b::/48")
+ANYCAST6 = IPv6Network("2001:db8:a::/48")
 
 # Link-local addresses that nobody has: a VM's gateway. The data plane answers
 # ARP and neighbour solicitations for them.
@@ -26,6 +29,7 @@ GATEWAY = IPv4Address("169.254.0.1")
 GATEWAY6 = IPv6Address("fe80::1")
 
 LINK_PREFIX = 30
+PREFIX6 = 64  # of links and pools
 POOL_PREFIX = 28
 BLOCK_PREFIX = 20
 
@@ -56,8 +60,8 @@ ETCD_PEER_PORT = 2380
 class Link:
     """A point-to-point link between the router and a node."""
 
-    router: IPv4Address
-    node: IPv4Address
+    router: IPv4Address | IPv6Address
+    node: IPv4Address | IPv6Address
     prefixlen: int = LINK_PREFIX
 
 
@@ -67,6 +71,19 @@ def client_link(number: int) -> Link:
 
 def host_link(number: int) -> Link:
     return _link(UPLINKS, number)
+
+
+def client_link6(number: int) -> Link:
+    return _link6(CLIENTS6, number)
+
+
+def host_link6(number: int) -> Link:
+    return _link6(UPLINKS6, number)
+
+
+def anycast_pool6(number: int) -> IPv6Network:
+    """The Anycast IPv6 addresses that host ``number`` may give to apps."""
+    return _slice6(ANYCAST6, number)
 
 
 def anycast_pool(number: int) -> IPv4Network:
@@ -106,6 +123,16 @@ def latencies(hosts: int) -> tuple[str, ...]:
 def _link(network: IPv4Network, number: int) -> Link:
     part = _slice(network, LINK_PREFIX, number)
     return Link(part[1], part[2])
+
+
+def _link6(network: IPv6Network, number: int) -> Link:
+    part = _slice6(network, number)
+    return Link(part[1], part[2], PREFIX6)
+
+
+def _slice6(network: IPv6Network, number: int) -> IPv6Network:
+    """The part of ``network`` with that number."""
+    return IPv6Network((int(network.network_address) + (number << (128 - PREFIX6)), PREFIX6))
 
 
 def _slice(network: IPv4Network, prefixlen: int, number: int) -> IPv4Network:

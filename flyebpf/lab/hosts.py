@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Network
 from pathlib import Path
 
 from flyebpf.api.client import Client as ApiClient
@@ -29,6 +30,7 @@ bpffs = "{directory}/bpffs"
 
 [pools]
 anycast_v4 = ["{pool}"]
+anycast_v6 = ["{pool6}"]
 
 [private]
 prefix = "{prefix}"
@@ -42,6 +44,7 @@ services = 16384
 machines = 4096
 maglev_entries = 1048576
 pool_addresses = 1024
+pool6_addresses = 256
 
 [egress]
 # The lab's internet. Its addresses are reserved for documentation, so the
@@ -76,6 +79,7 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
         store=lab.store,
         directory=directory,
         pool=host.pool,
+        pool6=pool6(lab, host),
         prefix=addressing.PRIVATE,
         block=addressing.private_block(host.number),
         alias=addressing.ALIAS,
@@ -93,6 +97,13 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
         text += f'interface = "{fabric.INTERFACE}"\n'
     path.write_text(text)
     return path
+
+
+def pool6(lab: Lab, host: Host) -> IPv6Network:
+    """As with IPv4, hosts with one store have one pool; else each has its own."""
+    if lab.store == "etcd":
+        return addressing.ANYCAST6
+    return addressing.anycast_pool6(host.number)
 
 
 def create(where: Paths, lab: Lab, host: Host) -> None:
@@ -121,20 +132,23 @@ def link_uplink(router: str, host: Host, bpffs: Path) -> None:
     nothing to offload. It also gets an XDP program that passes everything,
     without which veth drops what the uplink sends back by XDP_TX.
     """
-    link = addressing.host_link(host.number)
+    link, link6 = addressing.host_link(host.number), addressing.host_link6(host.number)
     net.add_veth(router, host.name, host.namespace, "uplink")
     net.offload(router, host.name, tx=False, tso=False, gso=False)
     net.pass_xdp(router, host.name, bpffs)
     net.batch(
         router,
         f"address add {link.router}/{link.prefixlen} dev {host.name}",
+        f"address add {link6.router}/{link6.prefixlen} dev {host.name} nodad",
         f"link set {host.name} up",
     )
     net.batch(
         host.namespace,
         f"address add {link.node}/{link.prefixlen} dev uplink",
+        f"address add {link6.node}/{link6.prefixlen} dev uplink nodad",
         "link set uplink up",
         f"route add default via {link.router}",
+        f"route add default via {link6.router}",
     )
 
 

@@ -89,8 +89,10 @@ def add_veth(namespace: str, name: str, peer_namespace: str, peer: str, mac: str
 
 
 def routes(namespace: str) -> list[dict[str, Any]]:
-    """The IPv4 routes of its main table, as ``ip -j route`` has them."""
-    found: list[dict[str, Any]] = json.loads(run("ip", "-n", namespace, "-j", "route", "show"))
+    """The routes of its main table, as ``ip -j route`` has them."""
+    found: list[dict[str, Any]] = []
+    for family in ("-4", "-6"):
+        found += json.loads(run("ip", "-n", namespace, family, "-j", "route", "show"))
     return found
 
 

@@ -8,11 +8,14 @@ them, as equal-cost routes do, until it is told otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from flyebpf.errors import InvalidError
 from flyebpf.lab import addressing, hosts, net
 from flyebpf.lab.state import Host, Lab
+
+Network = IPv4Network | IPv6Network
+POOLS = f"{addressing.ANYCAST} or {addressing.ANYCAST6}"
 
 
 def send(lab: Lab, target: str, names: Sequence[str]) -> None:
@@ -23,26 +26,33 @@ def send(lab: Lab, target: str, names: Sequence[str]) -> None:
     put(lab, network, nodes)
 
 
-def put(lab: Lab, network: IPv4Network, nodes: Sequence[Host]) -> None:
-    ways = [f"via {node.address} dev {node.name}" for node in nodes]
+def put(lab: Lab, network: Network, nodes: Sequence[Host]) -> None:
+    link_of = addressing.host_link if network.version == 4 else addressing.host_link6
+    ways = [f"via {link_of(node.number).node} dev {node.name}" for node in nodes]
     words = ways[0] if len(ways) == 1 else " ".join(f"nexthop {way}" for way in ways)
     net.batch(lab.router, f"route replace {network} {words}")
 
 
-def parse(target: str) -> IPv4Network:
+def parse(target: str) -> Network:
     try:
-        network = IPv4Network(target)
+        network = ip_network(target)
     except ValueError as error:
         raise InvalidError(
-            f"{target!r} is not an IPv4 address or prefix: {error}",
-            f"Give an Anycast address, or all of them: {addressing.ANYCAST}",
+            f"{target!r} is not an address or prefix: {error}",
+            f"Give an Anycast address, or all of them: {POOLS}",
         ) from error
-    if not network.subnet_of(addressing.ANYCAST):
+    if not is_anycast(network):
         raise InvalidError(
             f"{target} is not an Anycast address of the lab",
-            f"They are in {addressing.ANYCAST}.",
+            f"They are in {POOLS}.",
         )
     return network
+
+
+def is_anycast(network: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return network.subnet_of(addressing.ANYCAST)
+    return network.subnet_of(addressing.ANYCAST6)
 
 
 def table(lab: Lab) -> list[tuple[str, str]]:
@@ -50,9 +60,7 @@ def table(lab: Lab) -> list[tuple[str, str]]:
     found = []
     for route in net.routes(lab.router):
         destination = str(route["dst"])
-        if not destination[0].isdigit() or not IPv4Network(destination).subnet_of(
-            addressing.ANYCAST
-        ):
+        if not destination[0].isdigit() or not is_anycast(ip_network(destination)):
             continue
         ways = route.get("nexthops") or [route]
         found.append((destination, ", ".join(str(way["dev"]) for way in ways)))

@@ -59,6 +59,7 @@ http {{
   keepalive_requests 1000000;
   server {{
     listen 0.0.0.0:8080 backlog=4096;
+    listen [::]:8080 ipv6only=on backlog=4096;
     location / {{
       return 200 "Hello from nginx/$nginx_version in VM {name}.\\nYour address, as the VM sees it: $remote_addr:$remote_port\\n";
     }}

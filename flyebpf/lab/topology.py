@@ -64,6 +64,7 @@ def announce(lab: Lab) -> None:
     for pool in sorted({host.pool for host in lab.hosts.values()}):
         nodes = [host for host in lab.hosts.values() if host.pool == pool]
         routes.put(lab, IPv4Network(pool), nodes)
+        routes.put(lab, hosts.pool6(lab, nodes[0]), nodes)
 
 
 def finish(where: Paths, lab: Lab) -> None:
@@ -108,6 +109,7 @@ def create_router(where: Paths, lab: Lab) -> None:
         ipv4__ip_forward="1",
         ipv6__conf__all__forwarding="1",
         ipv4__fib_multipath_hash_policy="1",  # by ports too: flows are spread
+        ipv6__fib_multipath_hash_policy="1",
     )
     if lab.store == "etcd":
         fabric.create(lab.router)
@@ -130,19 +132,23 @@ def create_client(where: Paths, lab: Lab, client: Client, say: Say) -> None:
     lab.clients[client.name] = client
     lab.ledger.namespaces.append(client.namespace)
     save(where, lab)
-    link = addressing.client_link(int(client.name.removeprefix("client")))
+    number = int(client.name.removeprefix("client"))
+    link, link6 = addressing.client_link(number), addressing.client_link6(number)
     net.add_namespace(client.namespace)
     net.add_veth(lab.router, client.name, client.namespace, "eth0")
     net.batch(
         lab.router,
         f"address add {link.router}/{link.prefixlen} dev {client.name}",
+        f"address add {link6.router}/{link6.prefixlen} dev {client.name} nodad",
         f"link set {client.name} up",
     )
     net.batch(
         client.namespace,
         f"address add {link.node}/{link.prefixlen} dev eth0",
+        f"address add {link6.node}/{link6.prefixlen} dev eth0 nodad",
         "link set eth0 up",
         f"route add default via {link.router}",
+        f"route add default via {link6.router}",
     )
 
 

@@ -3,7 +3,7 @@
 
     python -m flyebpf.lab.udp_echo [--bind fly-global-services] [--port 5000] [--name NAME]
 
-The answer is one line of text: ``NAME saw ADDRESS:PORT say TEXT``.
+``--bind ::`` serves IPv6. The answer is one line of text: ``NAME saw ADDRESS:PORT say TEXT``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import socket
 
 
-def answer(name: str, client: tuple[str, int], payload: bytes) -> bytes:
+def answer(name: str, client: tuple[str, int, *tuple[int, ...]], payload: bytes) -> bytes:
     return f"{name} saw {client[0]}:{client[1]} say ".encode() + payload
 
 
 def serve(bind: str, port: int, name: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as server:
         # 1,000 clients may write at the same moment.
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         server.bind((bind, port))

@@ -73,6 +73,7 @@ class SettingsRow(Row):
     return_edge: bool = False
     peers: str = ""
     host_port: str = ""
+    pools6: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +261,13 @@ class ServiceRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow(Row):
-    """Where replies from (machine, proto, internal port) come from.
+    """Where replies from (machine, proto, internal port) come from, to clients of
+    the family of ``vip``.
 
     ``unique``: ``vip`` and ``port`` are the only ones that lead there. Otherwise
     they are the oldest of several: what flows were opened to that are older
-    than the second way in. ``service`` as in :class:`ServiceRow`.
+    than the second way in. For IPv6 it is always False: its flows are all told
+    apart. ``service`` as in :class:`ServiceRow`.
     """
 
     refers_to: ClassVar[tuple[type[Row], ...]] = (SlotRow,)
@@ -278,7 +281,7 @@ class ReplyRow(Row):
 
     @property
     def key(self) -> Hashable:
-        return (self.machine, self.proto, self.internal_port)
+        return (self.machine, self.proto, self.internal_port, ":" in self.vip)
 
     @property
     def references(self) -> tuple[tuple[type[Row], Hashable], ...]:

@@ -20,6 +20,11 @@ POOLED = frozenset((AddressKind.V4, AddressKind.V6, AddressKind.EGRESS))
 """Kinds of which each address has one owner and rests when it is released."""
 
 _PIECE = 500  # addresses; etcd takes some 4,000 writes at once, and each makes two
+POOLS = {
+    AddressKind.V4: ("IPv4", "pools.anycast_v4"),
+    AddressKind.V6: ("IPv6", "pools.anycast_v6"),
+}
+"""What their addresses are called, and where the configuration has them."""
 
 
 def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
@@ -28,24 +33,38 @@ def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
     Raises ExhaustedError when the pool is full and UnavailableError when the
     operator has configured none.
     """
+    return _allocate(store, app, AddressKind.V4, config.pools.anycast_v4)
+
+
+def allocate_v6(store: Store, config: DaemonConfig, app: str) -> Address:
+    """A dedicated Anycast IPv6 address for the app, of the first
+    ``dataplane.pool6_addresses`` of a pool. Raises as :func:`allocate_v4`."""
+    most = config.dataplane.pool6_addresses
+    return _allocate(store, app, AddressKind.V6, config.pools.anycast_v6, most)
+
+
+def _allocate(
+    store: Store, app: str, kind: AddressKind, cidrs: Sequence[str], most: int | None = None
+) -> Address:
+    """``most``: addresses of each pool."""
+    family, key = POOLS[kind]
     app = names.app_name(app)
-    cidrs = config.pools.anycast_v4
     if not cidrs:
         raise UnavailableError(
-            "no pool of Anycast IPv4 addresses is configured",
-            "add one to `pools.anycast_v4` in the daemon's configuration",
+            f"no pool of Anycast {family} addresses is configured",
+            f"add one to `{key}` in the daemon's configuration",
         )
-    blocks = [pools.routed(cidr) for cidr in cidrs]
+    blocks = [pools.routed(cidr, most) for cidr in cidrs]
 
     def action(tx: Tx) -> Address:
         owner = tx.require(App, app)
-        text = pools.take(tx, AddressKind.V4, blocks, Address)
+        text = pools.take(tx, kind, blocks, Address)
         if text is None:
             raise ExhaustedError(
-                f"the pool pools.anycast_v4 ({', '.join(cidrs)}) has no free address",
+                f"the pool {key} ({', '.join(cidrs)}) has no free address",
                 "release one (`flyebpf ips release`) or add a pool to the daemon's configuration",
             )
-        address = Address(text, app, AddressKind.V4, created=now())
+        address = Address(text, app, kind, created=now())
         tx.put(address)
         tx.touch(owner)  # so that destroying the app at the same time sees the address
         return address

@@ -50,12 +50,13 @@ class Block:
         return 0 <= int(parsed) - int(self.first) < self.count
 
 
-def routed(cidr: str) -> Block:
+def routed(cidr: str, most: int | None = None) -> Block:
     """A pool whose addresses are routed to the hosts one by one (Anycast): there
     is no link and so no network or broadcast address; all are usable. The
-    first one (``.0``) comes last: some filters out there still think otherwise."""
+    first one (``.0``) comes last: some filters out there still think otherwise.
+    ``most``: no more than so many, from the first one on."""
     network = ip_network(cidr)
-    count = network.num_addresses
+    count = network.num_addresses if most is None else min(network.num_addresses, most)
     return Block(cidr, network.network_address, count, start=1 % count)
 
 

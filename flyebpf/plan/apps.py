@@ -15,10 +15,10 @@ from flyebpf.plan.site import Plan, Site
 def plan_app(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
     """The rows of owner ``("app", name)``."""
     plan = Plan(problems=list(found.problems))
-    if not found.vips:
+    if not found.all_vips:
         return plan
     ranges = any(exposure.first < exposure.last for exposure in found.exposures)
-    plan.rows += [VipRow(vip, found.app, ranges) for vip in found.vips]
+    plan.rows += [VipRow(vip, found.app, ranges) for vip in found.all_vips]
     if found.exposures:
         _tables(plan, site, state, hosts, found)
         for exposure in found.exposures:
@@ -59,7 +59,8 @@ def _nearest(hosts: Hosts, machines: list[Machine]) -> list[Machine]:
 
 
 def _services(found: Routes, exposure: Exposure) -> list[ServiceRow]:
-    """The service on each VIP."""
+    """The service on each VIP. Of IPv6 every flow is told apart by ``reverse``: it
+    costs a reply less than to look for the only way that leads to its machine."""
     table = exposure.table(found.app)
     reverse = found.needs_reverse(exposure)
     return [
@@ -71,8 +72,8 @@ def _services(found: Routes, exposure: Exposure) -> list[ServiceRow]:
             service=exposure.counter(found.app, vip),
             table=table,
             internal_port=exposure.internal_port,
-            reverse=reverse,
+            reverse=reverse or vip in found.vips6,
             proxy=exposure.proxy,
         )
-        for vip in found.vips
+        for vip in found.all_vips
     ]

@@ -5,6 +5,7 @@ devices of the mesh."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv6Network
 
 from flyebpf.config import DaemonConfig
 from flyebpf.model.reasons import DropReason
@@ -14,7 +15,7 @@ from flyebpf.model.state import State
 from flyebpf.plan.hosts import PLAIN, Hosts
 from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
 from flyebpf.plan.names import nameservers
-from flyebpf.plan.prefixes import Prefix
+from flyebpf.plan.prefixes import Pool6, Prefix
 from flyebpf.plan.proxy import proxy_row
 from flyebpf.plan.site import Plan, Site
 
@@ -45,7 +46,7 @@ NEVER = {
 def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
     """The rows of owner ``("host",)``."""
     plan, config = Plan(), site.config
-    _settings(plan, config, state, hosts)
+    _settings(plan, site, state, hosts)
     _host_port(plan, site, state, hosts)
     plan.problems += own_problems(site, hosts, state)
     plan_devices(plan, site, hosts, state)
@@ -58,7 +59,8 @@ def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
     return plan
 
 
-def _settings(plan: Plan, config: DaemonConfig, state: State, hosts: Hosts) -> None:
+def _settings(plan: Plan, site: Site, state: State, hosts: Hosts) -> None:
+    config = site.config
     if state.cluster is None:
         plan.problems.append(
             "the cluster record is missing or unreadable, so flows cannot be steered: "
@@ -69,6 +71,7 @@ def _settings(plan: Plan, config: DaemonConfig, state: State, hosts: Hosts) -> N
         SettingsRow(
             name="settings",
             pools=_pools(plan, config),
+            pools6=_pools6(plan, site),
             private_prefix=config.private.prefix,
             alias_prefix=config.private.alias,
             uplinks=config.uplinks,
@@ -106,6 +109,17 @@ def _pools(plan: Plan, config: DaemonConfig) -> tuple[str, ...]:
         for text, pool in pools.items()
         if not any(other.covers(pool) for name, other in pools.items() if name != text)
     )
+
+
+def _pools6(plan: Plan, site: Site) -> tuple[str, ...]:
+    """Each once; they do not overlap (``flyebpf.configrules``)."""
+    found: dict[str, None] = {}
+    for text in site.config.pools.anycast_v6:
+        if Pool6.parse(text, 1) is None:
+            plan.problems.append(f"pool {text} is not an IPv6 prefix: correct it in [pools]")
+        else:
+            found[str(IPv6Network(text))] = None
+    return tuple(found)
 
 
 def _policy(plan: Plan, config: DaemonConfig) -> None:

@@ -40,8 +40,7 @@ def plan_machine(site: Site, state: State, router: Router, hosts: Hosts, ident: 
     plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live, *sixpn))
     plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, addresses))
     found = router.routes(state, machine.app)
-    if found.vips:
-        plan.rows += _replies(found, machine)
+    plan.rows += _replies(found, machine)
     return plan
 
 
@@ -64,7 +63,7 @@ def _plan_remote(plan: Plan, state: State, router: Router, hosts: Hosts, machine
         return
     found = router.routes(state, machine.app)
     if any(
-        machine.group in exposure.groups and (found.vips or found.by_proxy(exposure))
+        machine.group in exposure.groups and (found.all_vips or found.by_proxy(exposure))
         for exposure in found.exposures
     ):
         live = machine.state is MachineState.STARTED
@@ -145,21 +144,22 @@ def _replies(found: Routes, machine: Machine) -> Iterator[ReplyRow]:
     """One row for each internal port that the machine's group serves.
 
     Where several ways lead to a port the row names the first of the services
-    on the oldest address; flows that exist are counted under their own.
+    on the oldest address; flows that exist are counted under their own. Of IPv6
+    there are always several.
     """
-    if not found.vips:
-        return
     first: dict[tuple[int, int], Exposure] = {}
     for exposure in found.exposures:
         if machine.group in exposure.groups and not exposure.proxy:
             first.setdefault((exposure.proto, exposure.internal_port), exposure)
     for (proto, internal_port), exposure in first.items():
-        yield ReplyRow(
-            machine=machine.id,
-            proto=proto,
-            internal_port=internal_port,
-            vip=found.vips[0],
-            port=exposure.first,
-            service=exposure.counter(found.app, found.vips[0]),
-            unique=found.ways[machine.group, proto, internal_port] == 1,
-        )
+        for vip in (*found.vips[:1], *found.vips6[:1]):
+            ways = found.ways[machine.group, proto, internal_port]
+            yield ReplyRow(
+                machine=machine.id,
+                proto=proto,
+                internal_port=internal_port,
+                vip=vip,
+                port=exposure.first,
+                service=exposure.counter(found.app, vip),
+                unique=vip in found.vips and ways == 1,
+            )

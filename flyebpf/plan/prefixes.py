@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPv4 addresses and prefixes as integers: planning checks many of them."""
+"""Addresses and prefixes as integers: planning checks many of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address, IPv6Network, NetmaskValueError
 from socket import AF_INET, inet_pton
 
 
@@ -50,3 +51,27 @@ def parse_all(texts: Iterable[str]) -> tuple[Prefix, ...]:
 def within(address: int, prefixes: Iterable[Prefix]) -> bool:
     """Whether one of ``prefixes`` contains the address."""
     return any(address in prefix for prefix in prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool6:
+    """The part of an IPv6 pool that is given out: ``size`` addresses from ``first``."""
+
+    first: int
+    size: int
+
+    @classmethod
+    def parse(cls, text: str, most: int) -> Pool6 | None:
+        """Of a CIDR, at most so many addresses; None when it is not one, or has host
+        bits set."""
+        try:
+            network = IPv6Network(text)
+        except (AddressValueError, NetmaskValueError, ValueError):
+            return None
+        return cls(int(network.network_address), min(network.num_addresses, most))
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            return 0 <= int(IPv6Address(address)) - self.first < self.size
+        except AddressValueError:
+            return False

@@ -108,37 +108,52 @@ def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
     return found
 
 
-def vips(site: Site, state: State, app: str, problems: list[str]) -> list[str]:
-    """The app's dedicated IPv4 addresses in the pools of this host, by age."""
+DEDICATED = {AddressKind.V4: "pools.anycast_v4", AddressKind.V6: "pools.anycast_v6"}
+
+
+def vips(site: Site, state: State, app: str, kind: AddressKind, problems: list[str]) -> list[str]:
+    """The app's dedicated addresses of a kind in the pools of this host, by age."""
     usable = []
     for address in sorted(state.addresses_of(app), key=lambda a: (a.created, a.address)):
-        if address.type is not AddressKind.V4:
+        if address.type is not kind:
             continue
-        number = parse_ipv4(address.address)
-        if number is None or not within(number, site.anycast):
+        if not _in_pools(site, kind, address.address):
             problems.append(
                 f"address {address.address} of app {app} is in no pool of this host: "
-                f"add its pool to pools.anycast_v4, or release it"
+                f"add its pool to {DEDICATED[kind]}, or release it"
             )
             continue
         usable.append(address.address)
     return usable
 
 
+def _in_pools(site: Site, kind: AddressKind, address: str) -> bool:
+    if kind is AddressKind.V6:
+        return any(address in pool for pool in site.anycast6)
+    number = parse_ipv4(address)
+    return number is not None and within(number, site.anycast)
+
+
 @dataclass(frozen=True, slots=True)
 class Routes:
     """What an app exposes, for its services as for its machines' replies.
 
-    ``ways``: how many (VIP, external port) lead to each (group, protocol
-    number, internal port) without the proxy. ``front``: where the proxy serves it.
+    ``vips``: IPv4, ``vips6``: IPv6. ``ways``: how many (IPv4 VIP, external port)
+    lead to each (group, protocol number, internal port) without the proxy.
+    ``front``: where the proxy serves it.
     """
 
     app: str
     vips: list[str]
+    vips6: list[str]
     exposures: list[Exposure]
     ways: dict[tuple[str, int, int], int]
     front: Front
     problems: list[str]
+
+    @property
+    def all_vips(self) -> list[str]:
+        return [*self.vips, *self.vips6]
 
     def by_proxy(self, exposure: Exposure) -> bool:
         """Whether the proxy opens connections to the exposure's machines."""
@@ -151,7 +166,7 @@ class Routes:
 
     def needs_reverse(self, exposure: Exposure) -> bool:
         """Whether a machine cannot tell from (protocol, internal port) alone
-        which address and port a client has used. To the proxy it answers as to
+        which IPv4 address and port a client has used. To the proxy it answers as to
         any client."""
         if exposure.proxy:
             return False
@@ -188,8 +203,9 @@ def routes(site: Site, state: State, app: str) -> Routes:
                 f"app {app} is missing or unreadable, so its addresses lead nowhere: "
                 f"create it again, or release its addresses"
             )
-        return Routes(app, [], [], {}, NOWHERE, problems)
-    addresses = vips(site, state, app, problems)
+        return Routes(app, [], [], [], {}, NOWHERE, problems)
+    addresses = vips(site, state, app, AddressKind.V4, problems)
+    addresses6 = vips(site, state, app, AddressKind.V6, problems)
     exposed = exposures(deployment, problems) if deployment else []
     front = find_front(site, state, app, addresses, problems)
     ways: dict[tuple[str, int, int], int] = {}
@@ -200,7 +216,7 @@ def routes(site: Site, state: State, app: str) -> Routes:
         for group in exposure.groups:
             key = (group, exposure.proto, exposure.internal_port)
             ways[key] = ways.get(key, 0) + count
-    return Routes(app, addresses, exposed, ways, front, problems)
+    return Routes(app, addresses, addresses6, exposed, ways, front, problems)
 
 
 def _groups(deployment: Deployment, service: Service) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flyebpf.config import DaemonConfig
 from flyebpf.model.rows import Row
-from flyebpf.plan.prefixes import Prefix, parse_all
+from flyebpf.plan.prefixes import Pool6, Prefix, parse_all
 
 Owner = tuple[str, ...]
 """Who asks for rows: ``("host",)``, ``("app", name)``, ``("machine", id)``,
@@ -27,15 +27,18 @@ class Site:
     anycast: tuple[Prefix, ...]
     shared: tuple[Prefix, ...]
     private: Prefix | None
+    anycast6: tuple[Pool6, ...] = ()
 
     @classmethod
     def of(cls, config: DaemonConfig) -> Site:
-        pools = config.pools
+        pools, most = config.pools, config.dataplane.pool6_addresses
+        found = [Pool6.parse(text, most) for text in pools.anycast_v6]
         return cls(
             config,
             parse_all(pools.anycast_v4),
             parse_all(pools.shared_v4),
             Prefix.parse(config.private.prefix),
+            tuple(pool for pool in found if pool is not None),
         )
 
     @property

@@ -13,7 +13,7 @@ from flyebpf.bpf import loader
 from flyebpf.bpf.loader import Generation
 from flyebpf.config import DaemonConfig, DataplaneConfig
 from tests.bpf import far as far_world
-from tests.bpf import world
+from tests.bpf import world, world6
 from tests.bpf.namespace import Namespace
 from tests.bpf.rig import Rig
 
@@ -23,6 +23,7 @@ SIZES = DataplaneConfig(
     machines=16,
     maglev_entries=1024,
     pool_addresses=512,
+    pool6_addresses=32,
     fragments=8192,
 )
 
@@ -68,4 +69,11 @@ def rig(loaded: Rig) -> Iterator[Rig]:
 def far(rig: Rig) -> Rig:
     """The rig with services whose machine is on another host."""
     far_world.build(rig)
+    return rig
+
+
+@pytest.fixture
+def six(rig: Rig) -> Rig:
+    """The rig with services at IPv6 addresses."""
+    world6.build(rig)
     return rig

@@ -12,7 +12,7 @@ from scapy.packet import Packet
 from flyebpf.bpf import syscalls
 from flyebpf.bpf.syscalls import libbpf, possible_cpus
 from flyebpf.model.reasons import Count
-from tests.bpf.rig import Outcome, Rig
+from tests.bpf.rig import Outcome, Rig, is_left_to_vm6
 
 ROOM = 2048
 XDP_MD = 24  # bytes of struct xdp_md
@@ -35,6 +35,7 @@ class Fast:
             repeat=1,
         )
         self._fd = rig.programs[program].fd
+        self._vm6 = rig.programs["vm6_tc"].fd if program == "vm_tc" else 0
         self._run = libbpf().bpf_prog_test_run_opts
         self._run.argtypes = (ct.c_int, ct.c_void_p)
         self._lookup = libbpf().bpf_map_lookup_elem
@@ -63,13 +64,19 @@ class Fast:
         return cls(rig, "mesh_tc", bytes(context))
 
     def run(self, frame: bytes) -> tuple[int, bytes]:
+        verdict, data = self._run_one(self._fd, frame)
+        if self._vm6 and is_left_to_vm6(verdict, frame):
+            return self._run_one(self._vm6, frame)
+        return verdict, data
+
+    def _run_one(self, program: int, frame: bytes) -> tuple[int, bytes]:
         size = len(frame)
         ct.memmove(self._in, frame, size)
         if self._is_xdp:
             struct.pack_into("=I", self._ctx, 4, size)  # data_end
         opts = self._opts
         opts.data_size_in, opts.data_size_out, opts.ctx_size_in = size, ROOM, len(self._ctx)
-        error = self._run(self._fd, ct.addressof(opts))
+        error = self._run(program, ct.addressof(opts))
         assert error == 0, f"test run of {size} bytes: {os.strerror(-error)}"
         return opts.retval, self._out.raw[: opts.data_size_out]
 

@@ -172,7 +172,16 @@ class Model6:
             return self.sixpn(packet, kind)
         if packet.target >> 118 == 0xFE80 >> 6:
             return self.link_local(packet, kind)
-        raise Drop(R.IPV6)
+        raise Drop(R.VM_FRAGMENT if self.may_answer(packet) else R.IPV6)
+
+    def may_answer(self, packet: Packet) -> bool:
+        """Of public destinations: no flow is known here, so at most it is a fragment
+        of an answer, whose first one was not seen."""
+        first = packet.target >> 96
+        public = first and first >> 22 != 0xFE800000 >> 22 and first >> 24 != 0xFF
+        own = self.owns(packet.sender, packet.source) and packet.source & 0xFFFF == 2
+        in_pool = packet.target >> 80 == 0x20010DB8000F
+        return bool(packet.upper.later and public and own and not in_pool)
 
     def group(self, packet: Packet, kind: int | None) -> None:
         if kind is None or packet.upper.fragment or kind not in (QUERY, *REPORTS):

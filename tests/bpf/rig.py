@@ -29,6 +29,8 @@ BUCKETS = 64
 SEED = 0x0123456789ABCDEF
 TCP, UDP = 6, 17
 NEVER = 0xFFFFFFFF
+POOL6_BASE, POOL6_SIZE = 512, 32
+"""Of the IPv6 pool, in ``vips``."""
 
 
 class Xdp(IntEnum):
@@ -90,12 +92,20 @@ def u32(number: int) -> bytes:
 
 
 def mapped(address: str) -> bytes:
-    """An IPv4 address as maps have it."""
+    """An address as maps have it."""
+    if ":" in address:
+        return ipaddress.IPv6Address(address).packed
     return bytes(10) + b"\xff\xff" + socket.inet_aton(address)
 
 
 def mac_bytes(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
+
+
+def is_left_to_vm6(verdict: int, frame: bytes) -> bool:
+    """Whether vm_tc has left an IPv6 frame to the filters behind it, and it is not
+    for the name server."""
+    return verdict == Tc.UNSPEC and frame[38:40] != b"\xfd\xaa"
 
 
 class Rig:
@@ -165,6 +175,12 @@ class Rig:
         )
         for i, (net, base) in enumerate(self._pools):
             settings.pool[i] = layout.Pool(int(net.network_address), int(net.netmask), base)
+        pool6 = ipaddress.IPv6Network(packets6.POOL)
+        settings.pool6_count = 1
+        settings.pool6[0].prefix[:] = pool6.network_address.packed
+        settings.pool6[0].mask[:] = pool6.netmask.packed
+        settings.pool6[0].vip_base = POOL6_BASE
+        settings.pool6[0].size = POOL6_SIZE
         settings.uplink[0] = self.ifindex["up0"]
         settings.uplink[1] = self.ifindex["up1"]
         return settings
@@ -173,6 +189,9 @@ class Rig:
         self.maps["settings"].update(u32(0), bytes(self.settings))
 
     def vip_index(self, address: str) -> int:
+        if ":" in address:
+            pool6 = ipaddress.IPv6Network(packets6.POOL).network_address
+            return POOL6_BASE + int(ipaddress.IPv6Address(address)) - int(pool6)
         ip = ipaddress.IPv4Address(address)
         net, base = next((n, b) for n, b in self._pools if ip in n)
         return base + int(ip) - int(net.network_address)
@@ -287,7 +306,7 @@ class Rig:
         flags = layout.REPLY_UNIQUE if vip and unique else 0
         value = layout.Reply(service=id, port=port, flags=flags)
         value.vip[:] = mapped(vip) if vip else bytes(16)
-        key = layout.ReplyKey(slot, internal, proto)
+        key = layout.ReplyKey(slot, internal, proto, layout.REPLY_IPV6 if ":" in vip else 0)
         self.maps["replies"].update(bytes(key), bytes(value))
 
     def policy(self, prefix: str, reason: int) -> None:
@@ -365,8 +384,12 @@ class Rig:
         return self._outcome(Tc(run.verdict), run, 0, before)
 
     def vm(self, number: int, packet: Packet | bytes, **gso: int) -> Outcome:
-        """``vm_tc`` on a frame from machine ``number``."""
-        return self.tc(packet, f"vm{number}", **gso)
+        """``vm_tc`` on a frame from machine ``number``, and ``vm6_tc`` on what that
+        leaves to it."""
+        outcome = self.tc(packet, f"vm{number}", **gso)
+        if is_left_to_vm6(outcome.verdict, bytes(packet)):
+            return self.tc(packet, f"vm{number}", program="vm6_tc", **gso)
+        return outcome
 
     def drops(self, reason: DropReason) -> int:
         """Packets dropped for this so far."""
@@ -394,7 +417,7 @@ class Rig:
         return tuple(sum(numbers[i::words]) for i in range(words))
 
 
-SERVICES = 16
+SERVICES = 24
 """Service ids below this are used."""
 
 

@@ -66,7 +66,7 @@ MOVED = [
         "	__u32 ifindex;\n	__u32 flags;\n	__be32 private_ip;",
         "slot.flags",
     ),
-    row("a field grows", "	__u32 vip_base;", "	__u64 vip_base;", "pool"),
+    row("a field grows", "	__u32 pool_count;", "	__u64 pool_count;", "settings"),
     row("a field is added at the end", "	__u32 pad[3];", "	__u32 pad[5];", "size of slot"),
     row(
         "a field is renamed",

@@ -37,6 +37,11 @@ def service(port: int = 80, last: int = 0, *, name: str = "web/tcp/80") -> Servi
 TABLE = TableRow("web:app", (M1, M2))
 REPLY = ReplyRow(M1, 6, 8080, "203.0.113.5", 80, "web/tcp/80", unique=True)
 VIP = VipRow("203.0.113.5", "web", False)
+POOL6, VIP6 = "2001:db8:f::/48", "2001:db8:f::10"
+SERVICE6 = ServiceRow(
+    VIP6, 6, 80, 80, f"web/tcp/80@{VIP6}", "web:app", 8080, reverse=True, proxy=False
+)
+REPLY6 = ReplyRow(M1, 6, 8080, VIP6, 80, f"web/tcp/80@{VIP6}", unique=False)
 WORLD = (
     settings(POOL),
     PolicyRow("0.0.0.0/0", 0),
@@ -457,6 +462,32 @@ class TestPools:
         assert orphan.driver.apply(ServiceRow, (), [key]) == []
         assert orphan.maps["services"].data == {}
 
+    def test_ipv6_address_of_a_pool(self, rig: Rig) -> None:
+        row = replace(settings(POOL), pools6=(POOL6,))
+        assert rig.put(row, VipRow(VIP6, "web", False), SERVICE6, REPLY6) == []
+        index = SMALL.pool_addresses + 0x10
+        assert rig.service(index, 80) is not None
+        assert rig.drift(*WORLD[1:], row, VipRow(VIP6, "web", False), SERVICE6, REPLY6) == []
+        after = rig.reborn()
+        assert set(after.driver.read(VipRow)) == {"203.0.113.5", VIP6}
+        assert (M1, 6, 8080, True) in after.driver.read(ReplyRow)
+
+    def test_ipv6_address_of_no_pool(self, rig: Rig) -> None:
+        (failure,) = rig.put(VipRow(VIP6, "web", False))
+        assert "is in no pool" in failure.error
+
+    def test_ipv6_pool_that_takes_anothers_place(self, rig: Rig) -> None:
+        """Nothing of the old one is the new one's."""
+        rig.put(replace(settings(POOL), pools6=(POOL6,)), VipRow(VIP6, "web", False), SERVICE6)
+        rig.put(replace(settings(POOL), pools6=("2001:db8:aa::/48",)))
+        assert set(rig.driver.read(VipRow)) == {"203.0.113.5"}
+        assert len(rig.driver.read(ServiceRow)) == 1
+
+    def test_too_many_ipv6_pools(self, rig: Rig) -> None:
+        pools6 = tuple(f"2001:db8:{n:x}::/48" for n in range(9))
+        (failure,) = rig.put(replace(settings(POOL), pools6=pools6))
+        assert "more than 8 IPv6 pools" in failure.error
+
     def test_no_room(self, rig: Rig) -> None:
         (failure,) = rig.put(settings("10.0.0.0/20"))
         assert "dataplane.pool_addresses" in failure.remedy
@@ -480,7 +511,7 @@ def test_strays_that_found_an_owner_are_kept(rig: Rig) -> None:
     after.put(TABLE)
     assert after.driver.apply(TableRow, (), [digest]) == []
     assert after.driver.apply(SlotRow, (), ["ifindex#11"]) == []
-    assert after.driver.apply(ReplyRow, (), [("#0", 6, 8080)]) == []
+    assert after.driver.apply(ReplyRow, (), [("#0", 6, 8080, False)]) == []
     assert after.driver.apply(ServiceRow, (), [("vip#5", 6, 80, 80)]) == []
     assert after.drift(*WORLD) == []
 

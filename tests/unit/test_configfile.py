@@ -68,6 +68,12 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
             "172.17.0.0/24 overlaps 172.16.0.0/12 of private.prefix",
         ),
         ('[pools]\nanycast_v4 = ["10.0.0.0/8"]', "dataplane.pool_addresses to at least 16777216"),
+        (
+            f"[pools]\nanycast_v6 = {[f'2001:db8:{n}::/48' for n in range(1, 10)]}",
+            "9 IPv6 pools; use at most 8, merged",
+        ),
+        ('[pools]\nanycast_v6 = ["203.0.113.0/24"]', "is not IPv6"),
+        ("[dataplane]\npool6_addresses = 0", "0 is too small"),
         ('[private]\nblock = "10.0.0.0/20"', "is not inside private.prefix 172.16.0.0/12"),
         ('[private]\nalias = "100.64.0.0/16"', "use a /12"),
         ('[private]\nblock = "172.16.0.0/31"', "use /30 or larger"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf import flytoml
-from flyebpf.config import PoolsConfig, ProxyConfig
+from flyebpf.config import DataplaneConfig, PoolsConfig, ProxyConfig
 from flyebpf.errors import (
     ExhaustedError,
     FlyebpfError,
@@ -106,6 +106,20 @@ def test_one_service_that_it_carries_is_enough(store: SqliteStore) -> None:
     assert addresses.allocate_shared_v4(store, SHARED, "web").app == "web"
 
 
+SIX = replace(SMALL, pools=PoolsConfig(anycast_v6=("2001:db8:f::/48",)))
+
+
+def test_allocate_v6(store: SqliteStore) -> None:
+    """In order, the first address of the pool last; as many as the data plane knows."""
+    few = replace(SIX, dataplane=DataplaneConfig(pool6_addresses=3))
+    given = [addresses.allocate_v6(store, few, "web") for _ in range(3)]
+    assert [a.address for a in given] == ["2001:db8:f::1", "2001:db8:f::2", "2001:db8:f::"]
+    assert {a.type for a in given} == {AddressKind.V6}
+    with pytest.raises(ExhaustedError, match=r"pools\.anycast_v6 \(2001:db8:f::/48\)"):
+        addresses.allocate_v6(store, few, "web")
+    assert addresses.release(store, "web", ["2001:DB8:F:0::2"]) == [given[1]]
+
+
 def test_a_full_pool_is_named(store: SqliteStore) -> None:
     for _ in range(4):
         addresses.allocate_v4(store, SMALL, "web")
@@ -178,6 +192,11 @@ def test_a_released_address_rests_while_there_are_others(store: SqliteStore) -> 
             "a shared IPv4 address needs the proxy",
         ),
         (lambda s: addresses.allocate_shared_v4(s, SHARED, "wbe"), NotFoundError, "app 'wbe'"),
+        (
+            lambda s: addresses.allocate_v6(s, SMALL, "web"),
+            UnavailableError,
+            "no pool of Anycast IPv6",
+        ),
         (lambda s: addresses.list_all(s, "wbe"), NotFoundError, "app 'wbe'"),
         (lambda s: addresses.release(s, "wbe", ["203.0.113.4"]), NotFoundError, "app 'wbe'"),
         (lambda s: addresses.release(s, "web", ["203.0.113"]), InvalidError, "'203.0.113'"),

@@ -74,16 +74,56 @@ def test_every_address_gets_every_service_under_a_counter_of_its_own() -> None:
     assert VipRow(VIP2, "web", True) in rows(here)
 
 
-def test_only_dedicated_ipv4_addresses_count() -> None:
+def test_only_dedicated_addresses_count() -> None:
     here = state(
         App("web", "acme"),
         deployment(service(80)),
         address("203.0.113.9", type=AddressKind.SHARED_V4),
-        address("2001:db8::1", type=AddressKind.V6),
+        address("2001:db8::1", type=AddressKind.PRIVATE_V6),
         ONE,
     )
     assert rows(here) == []
     assert replies(here) == []
+
+
+VIP6 = "2001:db8:f::1"
+CONFIG6 = replace(CONFIG, pools=replace(CONFIG.pools, anycast_v6=("2001:db8:f::/48",)))
+
+
+def test_ipv6_address_beside_an_ipv4_one() -> None:
+    """One table for both; of IPv6 every flow is told apart, and replies of one family
+    are not those of the other."""
+    here = web(ONE, address(VIP6, type=AddressKind.V6))
+    found = Planner(CONFIG6).rows(here, ("app", "web"))
+    assert [r for r in found if isinstance(r, VipRow)] == [
+        VipRow(VIP, "web", False),
+        VipRow(VIP6, "web", False),
+    ]
+    assert [(r.vip, r.table, r.reverse) for r in found if isinstance(r, ServiceRow)] == [
+        (VIP, "web:app", False),
+        (VIP6, "web:app", True),
+    ]
+    rows = Planner(CONFIG6).rows(here, ("machine", ONE.id))
+    assert [r for r in rows if isinstance(r, ReplyRow)] == [
+        ReplyRow(ONE.id, 6, 8080, VIP, 80, f"web/tcp/80@{VIP}", True),
+        ReplyRow(ONE.id, 6, 8080, VIP6, 80, f"web/tcp/80@{VIP6}", False),
+    ]
+
+
+def test_ipv6_address_alone() -> None:
+    here = state(
+        App("web", "acme"), deployment(service(80)), address(VIP6, type=AddressKind.V6), ONE
+    )
+    rows = Planner(CONFIG6).rows(here, ("machine", ONE.id))
+    assert [r.vip for r in rows if isinstance(r, ReplyRow)] == [VIP6]
+
+
+@pytest.mark.parametrize("text", ["2001:db8:e::1", "2001:db8:f::1:0", "2001:db8:f::4000"])
+def test_ipv6_address_that_no_pool_gives_out(text: str) -> None:
+    planner = Planner(CONFIG6)
+    found = planner.rows(web(ONE, address(text, type=AddressKind.V6)), ("app", "web"))
+    assert not any(isinstance(r, VipRow) and r.vip == text for r in found)
+    assert [p for p in planner.problems["app", "web"] if "pools.anycast_v6" in p]
 
 
 def test_an_address_without_services_is_known_all_the_same() -> None:

@@ -85,14 +85,14 @@ def test_rows_are_created_before_and_deleted_after_those_that_refer() -> None:
         "put SlotRow m",
         "put InterfaceRow tap",
         "put TableRow t",
-        "put ReplyRow ('m', 6, 80)",
+        "put ReplyRow ('m', 6, 80, False)",
         "put ServiceRow ('v', 6, 80, 80)",
         "put VipRow v",
     ]
     assert rig.want() == [
         "delete VipRow v",
         "delete ServiceRow ('v', 6, 80, 80)",
-        "delete ReplyRow ('m', 6, 80)",
+        "delete ReplyRow ('m', 6, 80, False)",
         "delete TableRow t",
         "delete InterfaceRow tap",
         "delete SlotRow m",

@@ -31,6 +31,8 @@ def allocate(call: Call) -> object:
         )
     elif kind is AddressKind.SHARED_V4:
         record = addresses.allocate_shared_v4(store, config, app)
+    elif kind is AddressKind.V6:
+        record = addresses.allocate_v6(store, config, app)
     else:
         record = addresses.allocate_v4(store, config, app)
     return views.address(record, views.Lookup(store))
