@@ -9,6 +9,7 @@ from flyebpf.dns.asker import Asker
 
 _KEPT = 16_384
 EVERYBODY = Asker(0, 0, 0)
+_SHARED_COST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ class ForwardRates:
         return not self._all.delay(EVERYBODY, now) or calm
 
     def charge(self, asker: Asker, now: float, queries: int) -> None:
-        """The question has cost as much as so many more."""
+        """The question has cost as much as so many more. Little of that is laid to
+        all: what one has under way must not make everybody wait."""
         for rates in (self._each, self._calm):
             rates.charge(asker, now, queries)
-        self._all.charge(EVERYBODY, now, queries)
+        self._all.charge(EVERYBODY, now, min(queries, _SHARED_COST))

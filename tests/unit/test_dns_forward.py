@@ -579,6 +579,24 @@ def test_many_that_ask_much_do_not_use_up_the_forwarder() -> None:
     run(test, addresses, limits=limits)
 
 
+def test_what_one_asks_for_at_great_cost_does_not_hold_up_others() -> None:
+    def behave(question: Question) -> Answers:
+        return addresses(question) if "other" in question.name.lower() else many(400)(question)
+
+    async def test(rig: Rig) -> None:
+        await asyncio.gather(*(rig.ask(f"{n}.example", limit=wire.TCP_MAX) for n in range(10)))
+        rcodes = [(await rig.ask(f"{n}.other.example", asker=BOB)).rcode for n in range(20)]
+        assert rcodes == ["NOERROR"] * 20
+        assert (await rig.ask("more.example")).rcode == "SERVFAIL"
+
+    limits = LimitsConfig(
+        forward_rate=0.1, forward_burst=100,
+        forward_total_rate=0.1, forward_total_burst=200, forward_calm_rate=0.1,
+        forward_calm_burst=2,
+    )  # fmt: skip
+    run(test, behave, limits=limits)
+
+
 def test_those_who_do_not_wait_leave_nothing_behind() -> None:
     async def test(rig: Rig) -> None:
         asked: list[Awaitable[Reply]] = [rig.ask(f"{n}.example") for n in range(10)]
