@@ -40,7 +40,7 @@ MESH = replace(CONFIG, mesh=MeshConfig(underlay="wireguard", endpoint="192.0.2.1
 """Of host h1 in a cluster."""
 PROXY = replace(
     MESH,
-    pools=PoolsConfig(anycast_v4=("203.0.113.0/24",), shared_v4=("198.51.100.0/30",)),
+    pools=PoolsConfig(("203.0.113.0/24",), ("2001:db8::/64",), ("198.51.100.0/30",)),
     proxy=ProxyConfig("envoy"),
 )
 """The same with a proxy."""

@@ -33,9 +33,9 @@ def deploy(
 
     The app must exist (`apps create`); it can be reached when it has an address
     (`ips allocate-v4`) and a machine (`machines add`). The first time, an app with
-    port 80 [http] or 443 [http, tls] gets a shared IPv4 address by itself. Services
-    with handlers need the proxy (`proxy.engine`); without it they are refused. The
-    smallest file that does something:
+    port 80 [http] or 443 [http, tls] gets a shared IPv4 and an IPv6 address by
+    itself. Services with handlers need the proxy (`proxy.engine`); without it they
+    are refused. The smallest file that does something:
 
     \b
     app = "web"

@@ -33,43 +33,48 @@ def allocate_v4(store: Store, config: DaemonConfig, app: str) -> Address:
     Raises ExhaustedError when the pool is full and UnavailableError when the
     operator has configured none.
     """
-    return _allocate(store, app, AddressKind.V4, config.pools.anycast_v4)
+    return _allocate(store, config, app, AddressKind.V4)
 
 
 def allocate_v6(store: Store, config: DaemonConfig, app: str) -> Address:
     """A dedicated Anycast IPv6 address for the app, of the first
     ``dataplane.pool6_addresses`` of a pool. Raises as :func:`allocate_v4`."""
-    most = config.dataplane.pool6_addresses
-    return _allocate(store, app, AddressKind.V6, config.pools.anycast_v6, most)
+    return _allocate(store, config, app, AddressKind.V6)
 
 
-def _allocate(
-    store: Store, app: str, kind: AddressKind, cidrs: Sequence[str], most: int | None = None
-) -> Address:
-    """``most``: addresses of each pool."""
-    family, key = POOLS[kind]
+def _allocate(store: Store, config: DaemonConfig, app: str, kind: AddressKind) -> Address:
     app = names.app_name(app)
+
+    def action(tx: Tx) -> Address:
+        owner = tx.require(App, app)
+        address = dedicate(tx, config, app, kind)
+        tx.touch(owner)  # so that destroying the app at the same time sees the address
+        return address
+
+    return transact(store, action)
+
+
+def dedicate(tx: Tx, config: DaemonConfig, app: str, kind: AddressKind) -> Address:
+    """An address of the app's own, given to it in this transaction. Raises as
+    :func:`allocate_v4`."""
+    family, key = POOLS[kind]
+    v6 = kind is AddressKind.V6
+    cidrs = config.pools.anycast_v6 if v6 else config.pools.anycast_v4
     if not cidrs:
         raise UnavailableError(
             f"no pool of Anycast {family} addresses is configured",
             f"add one to `{key}` in the daemon's configuration",
         )
-    blocks = [pools.routed(cidr, most) for cidr in cidrs]
-
-    def action(tx: Tx) -> Address:
-        owner = tx.require(App, app)
-        text = pools.take(tx, kind, blocks, Address)
-        if text is None:
-            raise ExhaustedError(
-                f"the pool {key} ({', '.join(cidrs)}) has no free address",
-                "release one (`flyebpf ips release`) or add a pool to the daemon's configuration",
-            )
-        address = Address(text, app, kind, created=now())
-        tx.put(address)
-        tx.touch(owner)  # so that destroying the app at the same time sees the address
-        return address
-
-    return transact(store, action)
+    most = config.dataplane.pool6_addresses if v6 else None
+    text = pools.take(tx, kind, [pools.routed(cidr, most) for cidr in cidrs], Address)
+    if text is None:
+        raise ExhaustedError(
+            f"the pool {key} ({', '.join(cidrs)}) has no free address",
+            "release one (`flyebpf ips release`) or add a pool to the daemon's configuration",
+        )
+    address = Address(text, app, kind, created=now())
+    tx.put(address)
+    return address
 
 
 def allocate_shared_v4(store: Store, config: DaemonConfig, app: str) -> Address:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flyebpf.config import DaemonConfig
-from flyebpf.errors import InvalidError
+from flyebpf.errors import ExhaustedError, InvalidError
 from flyebpf.flytoml import ParsedConfig
 from flyebpf.model import names, shared
 from flyebpf.model.certificates import Certificate
@@ -61,11 +62,12 @@ def deploy(
     """Make ``parsed`` the app's deployment, one version above its last one.
 
     A first deploy of an app without public addresses, of which a shared address
-    carries port 80 or 443, allocates one (contract, section 9), unless
-    ``public_ips`` is False. ``flycast``: a Flycast address on the app's own network
-    instead. Other apps get theirs by ``ips allocate-v4``, and a warning until then.
-    Raises InvalidError for handlers where no proxy runs and for services that an
-    address of the app cannot carry, and NotFoundError when there is no such app.
+    carries port 80 or 443, allocates one and a dedicated IPv6 address (contract,
+    section 9), unless ``public_ips`` is False. ``flycast``: a Flycast address on the
+    app's own network instead. Other apps get theirs by ``ips allocate-v4``, and a
+    warning until then. Raises InvalidError for handlers where no proxy runs and for
+    services that an address of the app cannot carry, and NotFoundError when there is
+    no such app.
     """
     app = names.app_name(app)
     if config.proxy.engine == "none":
@@ -100,6 +102,7 @@ def deploy(
     warnings = (
         *parsed.warnings,
         *_warnings(store, deployment, public_ips and not flycast),
+        *_without_v6(config, deployment, given),
         *_without_certificate(store, config, deployment),
     )
     return DeployResult(deployment, tuple(given), warnings)
@@ -114,11 +117,21 @@ def _flycast(tx: Tx, owner: App, deployment: Deployment) -> Address:
 def _first_addresses(
     tx: Tx, config: DaemonConfig, deployment: Deployment, before: Sequence[Address]
 ) -> list[Address]:
-    if not config.pools.shared_v4 or any(a.type in PUBLIC for a in before):
+    """A shared IPv4 and a dedicated IPv6 address, each if the operator has a pool.
+    That the latter is full does not stop a deploy; :func:`_without_v6` says so."""
+    if any(address.type in PUBLIC for address in before) or not _is_web(deployment):
         return []
-    if not any(shared.is_web(s, port) for s in deployment.services for port in s.ports):
-        return []
-    return [addresses.share(tx, config, deployment.app)]
+    given = []
+    if config.pools.shared_v4:
+        given.append(addresses.share(tx, config, deployment.app))
+    if config.pools.anycast_v6:
+        with suppress(ExhaustedError):
+            given.append(addresses.dedicate(tx, config, deployment.app, AddressKind.V6))
+    return given
+
+
+def _is_web(deployment: Deployment) -> bool:
+    return any(shared.is_web(s, port) for s in deployment.services for port in s.ports)
 
 
 def _check(deployment: Deployment, before: Sequence[Address]) -> None:
@@ -155,6 +168,22 @@ def _not_shared(deployment: Deployment, kinds: set[AddressKind]) -> list[str]:
         f"{where} of app {app} is not served on its shared IPv4 address: {why}; give the app an "
         f"address of its own: flyebpf ips allocate-v4 -a {app}"
         for where, why in shared.misfits(deployment.services)
+    ]
+
+
+def _without_v6(
+    config: DaemonConfig, deployment: Deployment, given: Sequence[Address]
+) -> list[str]:
+    """A first deploy that should have given an IPv6 address."""
+    kinds = {address.type for address in given}
+    if AddressKind.SHARED_V4 not in kinds or AddressKind.V6 in kinds:
+        return []
+    if not config.pools.anycast_v6:
+        return []
+    app = deployment.app
+    return [
+        f"app {app} has no IPv6 address: the pool pools.anycast_v6 has no free one; release "
+        f"some or add a pool, then: flyebpf ips allocate-v6 -a {app}"
     ]
 
 

@@ -207,7 +207,7 @@ def routes(site: Site, state: State, app: str) -> Routes:
     addresses = vips(site, state, app, AddressKind.V4, problems)
     addresses6 = vips(site, state, app, AddressKind.V6, problems)
     exposed = exposures(deployment, problems) if deployment else []
-    front = find_front(site, state, app, addresses, problems)
+    front = find_front(site, state, app, [*addresses, *addresses6], problems)
     ways: dict[tuple[str, int, int], int] = {}
     for exposure in exposed:
         if exposure.proxy:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from flyebpf import flytoml
 from flyebpf.certificates import pair
+from flyebpf.config import PoolsConfig
 from flyebpf.errors import InvalidError, NotFoundError
 from flyebpf.model.certificates import SelfSigned
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
@@ -128,6 +130,30 @@ def test_what_a_first_deploy_allocates(store: SqliteStore, text: str, gets: bool
     assert addresses.list_all(store, "web") == list(result.allocated)
     if gets:
         assert result.warnings == ()
+
+
+def test_a_first_deploy_gives_an_ipv6_address_too(store: SqliteStore) -> None:
+    """One of the app's own; where its pool is full, the deploy goes on and says so."""
+    pools = replace(PROXY.pools, anycast_v6=("2001:db8::/127",))
+    six = replace(PROXY, pools=pools)
+    first = deploy.deploy(store, six, "web", HTTP)
+    assert [a.type for a in first.allocated] == [AddressKind.SHARED_V4, AddressKind.V6]
+    assert first.allocated[1].address == "2001:db8::1"
+    assert first.warnings == ()
+    assert deploy.deploy(store, six, "web", HTTP).allocated == ()
+    addresses.allocate_v6(store, six, "web")
+    second = deploy.deploy(store, six, "db", HTTP)
+    assert [a.type for a in second.allocated] == [AddressKind.SHARED_V4]
+    (warning,) = second.warnings
+    assert "app db has no IPv6 address: the pool pools.anycast_v6 has no free one" in warning
+    assert "ips allocate-v6 -a db" in warning
+
+
+def test_an_ipv6_pool_alone_is_enough(store: SqliteStore) -> None:
+    six = replace(PROXY, pools=PoolsConfig(anycast_v6=("2001:db8::/64",)))
+    result = deploy.deploy(store, six, "web", HTTP)
+    assert [a.address for a in result.allocated] == ["2001:db8::1"]
+    assert result.warnings == ()
 
 
 def test_only_the_first_deploy_allocates_and_only_what_is_missing(store: SqliteStore) -> None:

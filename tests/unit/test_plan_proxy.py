@@ -70,9 +70,9 @@ def app(*records: AnyRecord) -> State:
     return state(App("web", "acme"), host(1), *records)
 
 
-def rows(of: State, kind: type[R], name: str = "web", config: Any = PROXY) -> list[R]:
+def rows(of: State, kind: type[R], name: str = "web") -> list[R]:
     """The rows of a kind of an app that has no problems."""
-    planner = Planner(config)
+    planner = Planner(PROXY)
     found = planner.rows(of, ("proxy", name))
     assert not planner.problems
     return [row for row in found if isinstance(row, kind)]
@@ -134,6 +134,37 @@ def test_where_a_port_is_bound(
     served = bool(where) or (handlers == HTTP and shared() in records)
     assert bool(rows(here, ProxyClusterRow)) is served
     assert bool(rows(here, ProxyTargetRow)) is served, "no other port of a machine is opened"
+
+
+VIP6 = "2001:db8::1"
+
+
+def test_an_own_ipv6_address_is_as_an_own_ipv4_one() -> None:
+    """Ports with handlers; raw streams and datagrams are the kernel's."""
+    six = address(VIP6, type=AddressKind.V6)
+    made = service(80, handlers=HTTP), service(81, to=81), service(82, to=82, protocol="udp")
+    here = app(deployment(*made), six, ONE)
+    assert [(b.address, b.first_port) for b in rows(here, ProxyBindRow)] == [(VIP6, 80)]
+    assert [t.port for t in rows(here, ProxyTargetRow)] == [8080]
+    kernel = Planner(PROXY).rows(here, ("app", "web"))
+    assert {(r.first_port, r.proxy) for r in kernel if isinstance(r, ServiceRow)} == {
+        (80, True),
+        (81, False),
+        (82, False),
+    }
+    both = app(deployment(*made), six, address(), ONE)
+    assert [b.address for b in rows(both, ProxyBindRow)] == [VIP, VIP6]
+    replies = Planner(PROXY).rows(both, ("machine", ONE.id))
+    assert {r.internal_port for r in replies if isinstance(r, ReplyRow)} == {81, 82}
+
+
+def test_an_ipv6_address_of_no_pool_is_bound_nowhere() -> None:
+    other = address("2001:db9::1", type=AddressKind.V6)
+    here = app(WEB, other, ONE)
+    planner = Planner(PROXY)
+    assert planner.rows(here, ("proxy", "web")) == []
+    planner.rows(here, ("app", "web"))
+    assert "pools.anycast_v6" in planner.problems["app", "web"][0]
 
 
 CHAINS = [

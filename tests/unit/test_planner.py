@@ -76,6 +76,12 @@ shared_addresses = st.builds(
     app=st.sampled_from(APPS),
     type=st.just(AddressKind.SHARED_V4),
 )
+own_v6_addresses = st.builds(
+    address,
+    st.sampled_from(("2001:db8::1", "2001:db9::1")),
+    app=st.sampled_from(APPS),
+    type=st.just(AddressKind.V6),
+)
 private_addresses = st.builds(
     Address,
     st.sampled_from(("fdaa:0:7:0:1::1", "fdaa:0:8:0:1::1", "fdaa:0:7:0:1::2", "x")),
@@ -148,7 +154,7 @@ peers = st.builds(
 )
 statuses = st.builds(HostStatus, names, st.sampled_from(("2026-01-01", "2026-01-02")))
 of_apps = st.one_of(machines, machines, machines, addresses, deployments, apps, clusters, networks)
-of_proxy = st.one_of(shared_addresses, private_addresses, certificates, signed)
+of_proxy = st.one_of(shared_addresses, own_v6_addresses, private_addresses, certificates, signed)
 of_hosts = st.one_of(hosts, hosts, presences, latencies, latencies, peers, statuses)
 records = st.one_of(of_apps, of_hosts, of_proxy)
 actions = st.tuples(records, st.sampled_from(("put", "put", "put", "delete", "spoil")))
