@@ -62,8 +62,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             sh("ip link set router up")
             made = Site(tmp_path, cluster)
             yield made
-            if made.daemon.process is not None:
-                made.daemon.end(signal.SIGKILL)
+            made.daemon.close()
     finally:
         sh(f"umount {root}")
 

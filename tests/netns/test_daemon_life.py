@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -84,6 +86,18 @@ class Daemon:
         self.process = None
         return code
 
+    def close(self) -> None:
+        """Kill it, and the DNS process, which outlives it."""
+        if self.process is not None:
+            self.end(signal.SIGKILL)
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(str(self.folder / "dns.sock"))
+            except OSError:
+                return
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.get("/v1/status")
         return found
@@ -110,8 +124,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             sh("ip link set router up")
             made = Daemon(tmp_path)
             yield made
-            if made.process is not None:
-                made.end(signal.SIGKILL)
+            made.close()
     finally:
         sh(f"umount {root}")
 
