@@ -22,6 +22,15 @@ inline int drop(__u32 reason, const struct frame *frame)
 	return XDP_DROP;
 }
 
+/* The proxy is a process of this host: its packets are the stack's. */
+inline int pass_proxy(const struct settings *s, const struct frame *frame)
+{
+	if (!s->proxy)
+		return drop(DROP_NEEDS_PROXY, frame);
+	count(COUNT_PROXY);
+	return XDP_PASS;
+}
+
 /* A later fragment follows its first one (RFC 791; no ports of its own). */
 inline int edge_fragment(struct xdp_md *ctx, struct frame *frame,
 			 const struct settings *s)
@@ -65,6 +74,8 @@ inline int edge_l4(struct xdp_md *ctx, struct frame *frame,
 	if (reason == DROP_NO_BACKEND && ip->protocol == IPPROTO_TCP &&
 	    !is_fragment(ip))
 		return edge_reset(ctx, frame);
+	if (reason == DROP_NEEDS_PROXY && !is_fragment(ip))
+		return pass_proxy(s, frame);
 	if (reason)
 		return drop(reason, frame);
 	new_addr = machine_addr(to.slot, ip->protocol);
@@ -90,7 +101,8 @@ inline int edge_icmp(struct xdp_md *ctx, struct frame *frame,
 		return drop(DROP_ICMP_FRAGMENT, frame);
 	if ((void *)(icmp + 1) > frame->end || frame->l4_room < sizeof(*icmp))
 		return drop(DROP_BAD_L4_HEADER, frame);
-	if (!vip || !(vip->flags & VIP_ALLOCATED))
+	if ((!vip || !(vip->flags & VIP_ALLOCATED)) &&
+	    !pool_is_shared(s, vip_index))
 		return drop(DROP_VIP_UNALLOCATED, frame);
 	if (icmp->type == ICMP_ECHO && icmp->code == 0) {
 		echo_answer(frame, icmp);
@@ -100,6 +112,10 @@ inline int edge_icmp(struct xdp_md *ctx, struct frame *frame,
 	if (!icmp_is_error(icmp->type))
 		return drop(DROP_ICMP_TYPE, frame);
 	reason = icmp_error_rewrite(frame, icmp, s, vip_index, &to);
+	if (reason == DROP_NEEDS_PROXY && s->proxy)
+		return pass_proxy(s, frame);
+	if (reason == DROP_NEEDS_PROXY)
+		reason = DROP_ICMP_NO_FLOW;
 	if (reason)
 		return drop(reason, frame);
 	if (to.slot->flags & SLOT_REMOTE)

@@ -15,6 +15,7 @@
 #include "mesh_packet.h"
 #include "mesh_deliver.h"
 #include "mesh_return.h"
+#include "proxy.h"
 
 #define HOP_LIMIT_LINK 255
 
@@ -129,7 +130,9 @@ inline int mesh_ipv6(struct mesh *m)
 	return dst.host ? mesh_sixpn(m, &src, &dst) : mesh_host(m, &src, &dst);
 }
 
-/* The proxies of hosts speak to machines of other hosts in plain IPv4. */
+/* The proxies of hosts speak to machines of other hosts in plain IPv4. That the
+ * sender has the address, the mesh has seen to; which ports of the machine are
+ * served, vm_out and the machine's vm_tc see to. */
 inline int mesh_ipv4(struct mesh *m)
 {
 	const struct settings *s = m->settings;
@@ -139,8 +142,11 @@ inline int mesh_ipv4(struct mesh *m)
 		return mesh_drop(m, DROP_TRUNCATED);
 	from = in_private(s, bpf_ntohl(m->ip.saddr));
 	to = in_private(s, bpf_ntohl(m->ip.daddr));
-	if (from && to)
+	if (from && to && m->ip.protocol == IPPROTO_TCP &&
+	    (is_proxy(m->ip.saddr) || m->ip.daddr == s->proxy)) {
+		m->skb->mark = PROXY_MARK;
 		return TC_ACT_UNSPEC;
+	}
 	if (m->l3 && !from && !to && !in_alias(s, bpf_ntohl(m->ip.daddr)))
 		return TC_ACT_UNSPEC;
 	return mesh_drop(m, DROP_MESH_FORM);

@@ -10,18 +10,37 @@
 #include <linux/types.h>
 #include "ip6.h"
 #include "packet.h"
+#include "proxy.h"
 #include "sixpn.h"
 #include "tc.h"
 
-inline bool out_ipv4(struct __sk_buff *skb, const struct slot *slot)
+/* From a private address come proxies, to ports that are served, and the gateway's
+ * errors. VMs are seen under their aliases. */
+inline bool out_private(struct __sk_buff *skb, const struct settings *s,
+			const struct iphdr *ip, __u32 slot)
 {
-	__be32 daddr;
+	struct ports ports;
 
-	if (bpf_skb_load_bytes(skb,
-			       sizeof(struct ethhdr) + __builtin_offsetof(struct iphdr, daddr),
-			       &daddr, sizeof(daddr)))
+	if (ip->protocol == IPPROTO_ICMP)
+		return ip->saddr == s->proxy;
+	return ip->protocol == IPPROTO_TCP && !is_fragment(ip) &&
+	       !bpf_skb_load_bytes(skb, sizeof(struct ethhdr) + ip->ihl * 4,
+				   &ports, sizeof(ports)) &&
+	       is_proxy(ip->saddr) && is_proxy_port(slot, ports.dest);
+}
+
+inline bool out_ipv4(struct __sk_buff *skb, const struct settings *s,
+		     const struct slot *slot, __u32 index)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &ip, sizeof(ip)))
 		return false;
-	return daddr && (daddr == slot->private_ip || daddr == slot->services_ip);
+	if (!ip.daddr ||
+	    (ip.daddr != slot->private_ip && ip.daddr != slot->services_ip))
+		return false;
+	return !in_private(s, bpf_ntohl(ip.saddr)) ||
+	       out_private(skb, s, &ip, index);
 }
 
 /* Whether somebody with such an address may reach a machine of the network. */
@@ -81,7 +100,7 @@ int vm_out(struct __sk_buff *skb)
 	slot = index ? get_slot(*index) : 0;
 	if (slot && slot->ifindex == ifindex && !skb->vlan_present) {
 		if (skb->protocol == bpf_htons(ETH_P_IP))
-			fits = out_ipv4(skb, slot);
+			fits = out_ipv4(skb, settings, slot, *index);
 		else if (skb->protocol == bpf_htons(ETH_P_IPV6))
 			fits = out_ipv6(skb, slot);
 		else

@@ -45,6 +45,17 @@ inline bool vm_may_reply(const struct vm *vm)
 	return vm->h.ip.saddr == machine_addr(vm->slot, vm->h.ip.protocol);
 }
 
+/* An answer to a proxy: from a port that it may open connections to, and opening
+ * none itself. */
+inline bool vm_answers_proxy(const struct vm *vm)
+{
+	return vm->h.ip.protocol == IPPROTO_TCP && !is_fragment(&vm->h.ip) &&
+	       in_private(vm->settings, bpf_ntohl(vm->h.ip.daddr)) &&
+	       (vm->flags & (TH_SYN | TH_ACK)) != TH_SYN &&
+	       is_proxy(vm->h.ip.daddr) &&
+	       is_proxy_port(vm->slot_index, vm->ports.source);
+}
+
 /* The flow that a TCP or UDP packet of the VM would answer in. */
 inline void l4_end(const struct vm *vm, struct reply_end *end)
 {
@@ -75,6 +86,8 @@ inline __u32 vm_reply_find(struct vm *vm, struct answer *answer,
 		*reason = vm_load_l4(vm);
 		if (*reason || !vm_may_reply(vm))
 			return REPLY_NOT;
+		if (vm_answers_proxy(vm))
+			return REPLY_PROXY;
 		l4_end(vm, &end);
 	} else {
 		return REPLY_NOT;
@@ -99,6 +112,8 @@ inline int vm_ipv4(struct vm *vm)
 		return vm_drop(vm, reason);
 	if (found == REPLY_UNSURE)
 		return vm_drop(vm, DROP_REPLY_AMBIGUOUS);
+	if (found == REPLY_PROXY)
+		return vm_to_proxy(vm);
 	verdict = found == REPLY_FOUND ? reply_send(vm, &answer, &quote) :
 					 vm_own_traffic(vm);
 	if (verdict == VM_MESH)

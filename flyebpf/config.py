@@ -105,9 +105,12 @@ class DnsConfig:
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """``engine``: what serves ports with handlers, shared addresses and Flycast:
-    "envoy", or "none" where nothing does; the same on all hosts."""
+    "envoy", or "none" where nothing does; the same on all hosts. ``user``: whose
+    rights it has. ``workers``: its threads, 0 for one a CPU."""
 
     engine: str = "none"
+    user: str = "nobody"
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ CHOICES = {
     "dataplane.xdp_mode": ("auto", "native", "generic"),
     "mesh.underlay": ("none", "wireguard", "plain"),
     "mesh.return_path": ("direct", "edge"),
-    "proxy.engine": ("none",),
+    "proxy.engine": ("none", "envoy"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("logfmt", "json"),
 }

@@ -88,6 +88,22 @@ inline __u32 pool6_index(const struct settings *s, const struct addr *a)
 	return NOT_IN_POOLS;
 }
 
+/* Whether an index of `vips` is in a pool whose TCP is the proxy's. */
+inline bool pool_is_shared(const struct settings *s, __u32 vip_index)
+{
+	__u32 i;
+
+	for (i = 0; i < MAX_POOLS; i++) {
+		if (i >= s->pool_count)
+			break;
+		/* one that stands for no pool has a prefix beyond its mask */
+		if (!(s->pool[i].prefix & ~s->pool[i].mask) &&
+		    vip_index - s->pool[i].vip_base <= ~s->pool[i].mask)
+			return s->pool[i].flags & POOL_SHARED;
+	}
+	return false;
+}
+
 inline bool is_uplink(const struct settings *s, __u32 ifindex)
 {
 	__u32 i;

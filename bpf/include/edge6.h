@@ -117,6 +117,10 @@ inline int edge6_steer(struct xdp_md *ctx, struct frame6 *f,
 		reason = DROP_NO_BACKEND;
 	if (!reason)
 		return edge6_flow(ctx, f, s, &to, icmp);
+	if (reason == DROP_NEEDS_PROXY && s->proxy && !f->upper.more) {
+		count(COUNT_PROXY); /* a process of this host */
+		return XDP_PASS;
+	}
 	if (icmp)
 		return drop6(DROP_ICMP_NO_FLOW, f);
 	if (reason == DROP_NO_BACKEND && f->upper.proto == IPPROTO_TCP &&

@@ -33,7 +33,8 @@ inline void echo_answer(struct frame *frame, struct icmphdr *icmp)
 /* The quoted packet is one that a machine sent as the VIP: make it what the
  * machine itself sent, and address the error to it. The quoted L4 checksum
  * stays: senders look at addresses and ports only. A machine of another host
- * gets the error as it is: its host does this. Returns a reason or 0. */
+ * gets the error as it is: its host does this. Returns a reason or 0;
+ * DROP_NEEDS_PROXY where the VIP's end is the proxy. */
 inline __u32 icmp_error_rewrite(struct frame *frame, struct icmphdr *icmp,
 				const struct settings *s, __u32 vip_index,
 				struct target *to)
@@ -67,7 +68,7 @@ inline __u32 icmp_error_rewrite(struct frame *frame, struct icmphdr *icmp,
 	tuple.vip_port = ports->source;
 	reason = steer(s, &tuple, vip_index, 0, STEER_READONLY, to);
 	if (reason)
-		return DROP_ICMP_NO_FLOW;
+		return reason == DROP_NEEDS_PROXY ? reason : DROP_ICMP_NO_FLOW;
 	if (to->slot->flags & SLOT_REMOTE)
 		return DROP_NONE;
 	addr = machine_addr(to->slot, quoted->protocol);

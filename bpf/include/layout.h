@@ -30,8 +30,10 @@ struct pool {
 	__u32 prefix;	/* host order */
 	__u32 mask;	/* host order */
 	__u32 vip_base; /* index of the pool's first address in `vips` */
-	__u32 pad;
+	__u32 flags;	/* POOL_* */
 };
+
+#define POOL_SHARED 1 /* TCP is the proxy's, whoever has the address */
 
 /* A pool of Anycast IPv6 addresses, of which the first `size` can be given out:
  * they have their entries in `vips` from vip_base on, in order. */
@@ -68,6 +70,8 @@ struct settings {
 	struct pool6 pool6[MAX_POOLS6];
 	__u32 pool6_count;
 	__u32 zero; /* always; the verifier does not know */
+	__be32 proxy; /* what machines see as this host's proxy; 0: it has none */
+	__u32 pad2;
 };
 
 #define MESH_RETURN_EDGE 1 /* replies to clients leave where they came in */
@@ -122,6 +126,31 @@ struct dns_scratch {
 	__u32 tail[DNS_TAIL_WORDS];
 	__u32 pad;
 };
+
+/* Key of `proxy_ports`: the proxies may open connections to this TCP port of a
+ * machine of this host. The value means nothing. */
+struct proxy_port_key {
+	__u32 slot;
+	__be16 port;
+	__u16 pad;
+};
+
+/* Key of `binds` (LPM trie): TCP ports of an address that the proxy serves.
+ * prefixlen counts from addr on: of a whole address 128 and the leading bits of the
+ * port that the entry fixes, of a pool those of the address. The zero address is
+ * any one of a shared pool. */
+struct bind_key {
+	__u32 prefixlen;
+	__be32 addr[4];
+	__be16 port;
+	__u16 pad;
+};
+
+/* Value of `binds`: BIND_*, or a listener of the proxy's: `proxy_sockets` has two
+ * sockets of each, for IPv4 at 2 * listener, for IPv6 after that. */
+#define BIND_NOBODY 1000 /* of a pool: nothing answers here */
+#define BIND_SHARED 1001 /* of a shared pool: ask for the zero address */
+#define PROXY_LISTENERS 64
 
 /* icmp_limit[0], per CPU: how many errors the edge may still send; icmp_limit[1 +
  * slot]: how many to that machine. */
@@ -372,6 +401,10 @@ enum count {
 	COUNT_DNS_ANSWER = 23,	/* queries answered by the program at the interface */
 	COUNT_DNS_PASSED = 24,	/* packets passed on to the host's DNS server */
 	COUNT_HOST_OUT = 25,	/* from the host's services to machines and peers */
+	COUNT_PROXY = 26,	/* packets for the proxy of this host */
+	COUNT_PROXY_STEERED = 27, /* connections given to it */
+	COUNT_PROXY_REFUSED = 28, /* to its addresses, but to no port of a service */
+	COUNT_PROXY_AWAY = 29,	/* to a service, while the proxy was not there */
 	COUNT_MAX = 32
 };
 

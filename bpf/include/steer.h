@@ -134,7 +134,9 @@ inline __u32 steer_new(const struct settings *s, const struct tuple *t,
 	__u64 gens;
 
 	if (!service)
-		return reason;
+		return t->proto == IPPROTO_TCP && pool_is_shared(s, vip_index) ?
+			       DROP_NEEDS_PROXY :
+			       reason;
 	if (service->flags & SERVICE_PROXY)
 		return DROP_NEEDS_PROXY;
 	to->slot = table_choose(service->table, hash, &values.slot);

@@ -5,6 +5,7 @@
 #ifndef FLYEBPF_VM_OWN_H
 #define FLYEBPF_VM_OWN_H
 
+#include "proxy.h"
 #include "route.h"
 #include "vm_mesh.h"
 
@@ -25,6 +26,21 @@ inline int own_out(struct vm *vm)
 	if (vm->skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(vm->skb, PACKET_HOST);
 	count(COUNT_OWN);
+	return TC_ACT_OK;
+}
+
+/* To the proxy of this host, or by way of the stack to another host's. */
+inline int vm_to_proxy(struct vm *vm)
+{
+	/* The trial was on the source's MAC. */
+	if (!vm_offload_is_honest(vm) ||
+	    bpf_skb_store_bytes(vm->skb, ETH_ALEN, vm->h.eth.h_source, ETH_ALEN,
+				0))
+		return vm_drop(vm, DROP_BAD_L4_HEADER);
+	if (vm->skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(vm->skb, PACKET_HOST);
+	vm->skb->mark = PROXY_MARK;
+	count(COUNT_PROXY);
 	return TC_ACT_OK;
 }
 
@@ -79,6 +95,8 @@ inline int hairpin_l4(struct vm *vm, __u32 vip_index)
 	tuple.vip_port = vm->ports.dest;
 	reason = steer(vm->settings, &tuple, vip_index, vm->skb->ifindex,
 		       tcp_how(vm->flags), &to);
+	if (reason == DROP_NEEDS_PROXY && vm->settings->proxy)
+		return vm_to_proxy(vm);
 	if (reason)
 		return vm_drop(vm, reason);
 	return hairpin_deliver(vm, &to);
@@ -93,7 +111,8 @@ inline int hairpin_echo(struct vm *vm, __u32 vip_index)
 
 	if (is_fragment(&vm->h.ip))
 		return vm_drop(vm, DROP_ICMP_FRAGMENT);
-	if (!vip || !(vip->flags & VIP_ALLOCATED))
+	if ((!vip || !(vip->flags & VIP_ALLOCATED)) &&
+	    !pool_is_shared(vm->settings, vip_index))
 		return vm_drop(vm, DROP_VIP_UNALLOCATED);
 	if (vm->l4_room < sizeof(icmp) ||
 	    bpf_skb_load_bytes(vm->skb, vm->l4, &icmp, sizeof(icmp)))

@@ -18,6 +18,7 @@
 #define REPLY_NOT 0 /* not a reply: the VM's own traffic */
 #define REPLY_FOUND 1
 #define REPLY_UNSURE 2 /* a reply, but several VIPs could be its source */
+#define REPLY_PROXY 3  /* an answer to a proxy */
 
 /* As answer_touch, for the machine's end of a flow. */
 inline bool reply_touch_flow(const struct vm *vm, const struct reply_end *end,

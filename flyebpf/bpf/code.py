@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flyebpf.bpf.program import Program
-from flyebpf.bpf.source import ProgramSpec
-from flyebpf.bpf.syscalls import BPF_XDP, ProgLoadOpts, libbpf
+from flyebpf.bpf.source import TYPES, ProgramSpec
+from flyebpf.bpf.syscalls import ProgLoadOpts, libbpf
 from flyebpf.errors import KernelError
 
 INSTRUCTION = struct.Struct("<BBhi")  # struct bpf_insn: opcode, src << 4 | dst, offset, value
 LOAD_64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW: two instructions
 PSEUDO_MAP_FD = 1  # its source register when the value is a map's descriptor
-PROGRAM_TYPES = {"tc": 3, "xdp": 6}  # enum bpf_prog_type
 LICENSE = b"Dual BSD/GPL"  # of bpf/*.c
 LOG_SIZE = 1 << 24  # bytes, for the whole log of a verifier
 LAST = 40  # lines of it that are shown
@@ -87,17 +86,14 @@ def load(spec: ProgramSpec, instructions: bytes) -> Program:
 
 
 def _load(spec: ProgramSpec, instructions: bytes, log: ct.Array[ct.c_char] | None) -> int:
-    opts = ProgLoadOpts(
-        sz=ct.sizeof(ProgLoadOpts),
-        # With it a link can attach the program.
-        expected_attach_type=BPF_XDP if spec.type == "xdp" else 0,
-    )
+    kind, attach = TYPES[spec.type]
+    opts = ProgLoadOpts(sz=ct.sizeof(ProgLoadOpts), expected_attach_type=attach)
     if log is not None:
         opts.log_level = 1
         opts.log_size = len(log)
         opts.log_buf = ct.cast(log, ct.c_void_p)
     result: int = libbpf().bpf_prog_load(
-        PROGRAM_TYPES[spec.type],
+        kind,
         spec.name.encode(),
         LICENSE,
         instructions,

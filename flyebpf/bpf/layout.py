@@ -18,6 +18,12 @@ MAX_UPLINKS = 8
 VIP_ALLOCATED = 1
 VIP_RANGES = 2
 
+POOL_SHARED = 1
+
+BIND_NOBODY = 1000
+BIND_SHARED = 1001
+PROXY_LISTENERS = 64
+
 SERVICE_REVERSE = 1
 SERVICE_PROXY = 4
 
@@ -55,7 +61,7 @@ Addr = U8 * 16
 
 
 class Pool(ct.Structure):
-    _fields_ = (("prefix", U32), ("mask", U32), ("vip_base", U32), ("pad", U32))
+    _fields_ = (("prefix", U32), ("mask", U32), ("vip_base", U32), ("flags", U32))
 
 
 class Pool6(ct.Structure):
@@ -84,7 +90,17 @@ class Settings(ct.Structure):
         ("pool6", Pool6 * MAX_POOLS6),
         ("pool6_count", U32),
         ("zero", U32),
+        ("proxy", BE32),
+        ("pad2", U32),
     )
+
+
+class ProxyPortKey(ct.Structure):
+    _fields_ = (("slot", U32), ("port", BE16), ("pad", U16))
+
+
+class BindKey(ct.Structure):
+    _fields_ = (("prefixlen", U32), ("addr", Addr), ("port", BE16), ("pad", U16))
 
 
 class Host(ct.Structure):

@@ -32,7 +32,7 @@ from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.maps import MapSpec, map_specs
 from flyebpf.bpf.program import Program
 from flyebpf.bpf.shelf import Shelf
-from flyebpf.bpf.source import PROGRAMS, code_hash, source_hash, text_size
+from flyebpf.bpf.source import PROGRAMS, TYPES, code_hash, source_hash, text_size
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import FlyebpfError, KernelError, UnavailableError
 
@@ -205,7 +205,6 @@ def adopt_programs(folder: Path, log: Log) -> dict[str, Program] | None:
     if not folder.is_dir():
         return None
     programs: dict[str, Program] = {}
-    wanted = {"xdp": 6, "tc": 3}  # enum bpf_prog_type
     for spec in PROGRAMS:
         try:
             program = Program.open(folder / spec.name)
@@ -213,7 +212,7 @@ def adopt_programs(folder: Path, log: Log) -> dict[str, Program] | None:
             log(f"pinned programs {folder.name} are not usable: {error.message}")
             break
         programs[spec.name] = program
-        if program.type != wanted[spec.type]:
+        if program.type != TYPES[spec.type][0]:
             log(f"pinned program {folder / spec.name} is of type {program.type}, not ours")
             break
     else:

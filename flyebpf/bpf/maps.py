@@ -33,6 +33,7 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LRU_HASH = 9
     LPM_TRIE = 11
+    SOCKMAP = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,10 @@ class Id(ct.Structure):
     _fields_ = (("index", layout.U32), ("kind", layout.U32), ("digest", layout.U64))
 
 
-INDEPENDENT = ("drops", "counts", "hosts", "names", "dns_scratch", "egress_policy")
+INDEPENDENT = (
+    *("drops", "counts", "hosts", "names", "dns_scratch", "egress_policy"),
+    *("proxies", "proxy_sockets", "proxy_own"),
+)
 """Maps in which no index of another map is, nor is theirs in any."""
 
 POLICY_PREFIXES = 1024
@@ -148,6 +152,11 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec(
             "egress_policy", lpm, layout.PolicyKey, u32, policy_entries(config), BPF_F_NO_PREALLOC
         ),
+        MapSpec("proxies", hash_, layout.BE32, u32, config.hosts + 1),
+        MapSpec("proxy_ports", hash_, layout.ProxyPortKey, u32, services, BPF_F_NO_PREALLOC),
+        MapSpec("binds", lpm, layout.BindKey, u32, services, BPF_F_NO_PREALLOC),
+        MapSpec("proxy_own", hash_, u32, u32, 8 * layout.PROXY_LISTENERS),
+        MapSpec("proxy_sockets", MapType.SOCKMAP, u32, layout.U64, 2 * layout.PROXY_LISTENERS),
         MapSpec("drops", per_cpu, u32, layout.DropStats, DROP_REASON_MAX),
         MapSpec("counts", per_cpu, u32, layout.U64, COUNT_MAX),
         MapSpec("ids", hash_, layout.U8 * 16, Id, 4 * services, BPF_F_NO_PREALLOC),

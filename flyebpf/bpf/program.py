@@ -19,6 +19,8 @@ from flyebpf.bpf.syscalls import (
 )
 
 BPF_LINK_TYPE_XDP = 6  # enum bpf_link_type
+BPF_LINK_TYPE_NETNS = 5
+BPF_SK_LOOKUP = 36  # enum bpf_attach_type
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 TEST_XDP_LIVE_FRAMES = 1 << 1
@@ -78,6 +80,24 @@ class Program(Descriptor):
         seen = ctx_out.raw if context else b""
         return TestRun(opts.retval, out.raw[: opts.data_size_out], opts.duration, seen)
 
+    def test_lookup(self, context: bytes) -> tuple[int, bytes]:
+        """Run an sk_lookup program on a struct bpf_sk_lookup (kernel 5.13 on): verdict,
+        and the cookie of the socket that it chose, zeros for none."""
+        given = ct.create_string_buffer(context, len(context))
+        opts = TestRunOpts(
+            sz=ct.sizeof(TestRunOpts),
+            ctx_in=ct.cast(given, ct.c_void_p),
+            ctx_out=ct.cast(given, ct.c_void_p),
+            ctx_size_in=len(context),
+            ctx_size_out=len(context),
+            repeat=1,
+        )
+        check(
+            libbpf().bpf_prog_test_run_opts(self.fd, ct.byref(opts)),
+            f"test run of {self.name}",
+        )
+        return int(opts.retval), given.raw[:8]
+
     def test_run_live(self, data: bytes, repeat: int, batch: int = 64) -> None:
         """Run it ``repeat`` times on frames that really go where it says
         (BPF_F_TEST_XDP_LIVE_FRAMES; XDP programs, kernel 5.18 on)."""
@@ -132,3 +152,45 @@ class XdpLink(Descriptor):
     def ifindex(self) -> int:
         """The interface, or 0 when it is gone."""
         return int(self.info.ifindex)
+
+
+class NetnsLink(Descriptor):
+    """A ``bpf_link`` that attaches an sk_lookup program to a network namespace."""
+
+    @classmethod
+    def create(cls, program: Program) -> NetnsLink:
+        """To this thread's own."""
+        opts = LinkCreateOpts(sz=ct.sizeof(LinkCreateOpts))
+        with open("/proc/thread-self/ns/net", "rb") as namespace:
+            fd = libbpf().bpf_link_create(
+                program.fd, namespace.fileno(), BPF_SK_LOOKUP, ct.byref(opts)
+            )
+        return cls(check(fd, f"attach {program.name} to the network namespace"))
+
+    def update(self, program: Program) -> None:
+        """Swap the program in place."""
+        result = libbpf().bpf_link_update(self.fd, program.fd, None)
+        check(result, f"swap in {program.name}")
+
+    @property
+    def is_netns_link(self) -> bool:
+        """Whether it is such a link at all: a pin can hold anything."""
+        if "link" not in os.readlink(f"/proc/self/fd/{self.fd}"):
+            return False
+        return int(self.info.type) == BPF_LINK_TYPE_NETNS
+
+    @property
+    def info(self) -> LinkInfo:
+        """``ifindex`` holds the inode of the namespace, 0 when that is gone."""
+        info = LinkInfo()
+        read_info(self.fd, info, "a link")
+        return info
+
+    @property
+    def program_id(self) -> int:
+        return int(self.info.prog_id)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is attached to this thread's network namespace."""
+        return int(self.info.ifindex) == os.stat("/proc/thread-self/ns/net").st_ino

@@ -22,9 +22,14 @@ EXTRA_CFLAGS = "FLYEBPF_BPF_EXTRA_CFLAGS"
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
+TYPES = {"xdp": (6, 37), "tc": (3, 0), "sk_lookup": (30, 36)}
+"""``enum bpf_prog_type`` and, for those that a link can attach, ``enum
+bpf_attach_type``."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """``bpf/<name>.c`` with the function ``name``. ``type``: "xdp" or "tc"."""
+    """``bpf/<name>.c`` with the function ``name``. ``type``: of ``TYPES``."""
 
     name: str
     type: str
@@ -40,6 +45,7 @@ PROGRAMS = (
     ProgramSpec("dns", "tc"),
     ProgramSpec("vm6_tc", "tc"),
     ProgramSpec("host_tc", "tc"),
+    ProgramSpec("steer_sklookup", "sk_lookup"),
 )
 
 

@@ -19,6 +19,7 @@ RESTART = (
     "dataplane",
     "mesh",
     "etcd",
+    "proxy",
     "api",
     "metrics",
 )

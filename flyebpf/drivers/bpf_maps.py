@@ -21,6 +21,7 @@ from flyebpf.drivers.map_names import NamePart
 from flyebpf.drivers.map_policy import PolicyPart
 from flyebpf.drivers.map_pools import Pools, SettingsPart, VipPart
 from flyebpf.drivers.map_pools6 import Pools6
+from flyebpf.drivers.map_proxy_ports import ProxyPortPart
 from flyebpf.drivers.map_ranges import Ranges
 from flyebpf.drivers.map_replies import ReplyPart
 from flyebpf.drivers.map_service_ids import ServiceIds
@@ -30,6 +31,7 @@ from flyebpf.drivers.map_slots import SlotPart
 from flyebpf.drivers.map_tables import BuildTable, TablePart
 from flyebpf.drivers.map_vm_slots import VmSlots
 from flyebpf.drivers.mapio import MapLike, Part
+from flyebpf.model.proxyrows import ProxyTargetRow
 from flyebpf.model.rows import (
     HostRow,
     NameRow,
@@ -69,6 +71,7 @@ class MapsDriver:
         SlotRow,
         TableRow,
         ReplyRow,
+        ProxyTargetRow,
         ServiceRow,
         VipRow,
         NameRow,
@@ -134,9 +137,10 @@ class MapsDriver:
         parts: tuple[Part, ...] = (
             self._settings,
             PolicyPart(self._maps["egress_policy"]),
-            HostPart(self._maps["hosts"], self._link_of),
+            HostPart(self._maps["hosts"], self._maps["proxies"], self._link_of),
             self._slots,
             self._tables,
+            ProxyPortPart(self._maps["proxy_ports"], self._slots),
             ReplyPart(self._maps["replies"], self._service_ids, self._slots),
             self._services,
             self._vips,

@@ -6,12 +6,13 @@ from __future__ import annotations
 import ctypes as ct
 import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from flyebpf.bpf.layout import (
     MAX_POOLS,
     MESH_ETHERNET,
     MESH_RETURN_EDGE,
+    POOL_SHARED,
     VIP_ALLOCATED,
     VIP_RANGES,
     Pool,
@@ -224,8 +225,13 @@ class SettingsPart:
         if port is not None:
             settings.host_port = port.ifindex
             settings.host_mac[:] = port.mac
+        if row.proxy:
+            settings.proxy = int(IPv4Address(row.proxy))
+        nets = [IPv4Network(text) for text in row.shared]
+        shared = {(int(net.network_address), int(net.netmask)) for net in nets}
         for i, (prefix, mask, base) in enumerate(places):
-            settings.pool[i] = Pool(prefix=prefix, mask=mask, vip_base=base)
+            flags = POOL_SHARED if (prefix, mask) in shared else 0
+            settings.pool[i] = Pool(prefix=prefix, mask=mask, vip_base=base, flags=flags)
         settings.pool6_count = len(six)
         for i, cidr in enumerate(six):
             settings.pool6[i] = self._pools.six.lower(i, cidr)

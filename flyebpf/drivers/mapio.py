@@ -18,6 +18,8 @@ SIZED_BY = {
     "service_states": "services",
     "tables": "services",
     "replies": "services",
+    "proxy_ports": "services",
+    "binds": "services",
     "ids": "services",
     "maglev": "maglev_entries",
     "slots": "machines",

@@ -37,6 +37,8 @@ COUNTERS = (
     "host_port",
 )
 SIXPN = "fdaa::/16"
+PROXY_MARK = "0xf1eb0001"
+"""Of what the programs have found to be to or from a proxy (bpf/include/proxy.h)."""
 OTHER_PORTS = "32768-49151"
 """What a VM's UDP port becomes when it is one of WireGuard's."""
 
@@ -81,7 +83,8 @@ def quoted(names: Sequence[str]) -> str:
 def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     """The rules inside the table. VMs' interfaces are those of link group
     ``group``; what they send to the host or past the uplinks is dropped here
-    too, in case a packet ever gets past the programs at their interfaces. What
+    too, in case a packet ever gets past the programs at their interfaces; only what
+    those have marked is let through, to the proxy and other hosts' proxies. What
     belongs to no connection would leave untranslated, so it does not leave.
     Nothing of the private networks leaves over an uplink, whatever the routes
     say when a mesh device is gone, and nothing comes in there, as ``edge_xdp`` has
@@ -105,6 +108,7 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     return f"""{counters}
   chain input {{
     type filter hook input priority -10; policy accept;
+    meta iifgroup {group} meta mark {PROXY_MARK} meta l4proto tcp accept
     meta iifgroup {group} counter name vm_to_host drop
     iifname "{HOST_PORT}" ip6 daddr {SIXPN} meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname "{HOST_PORT}" counter name host_port drop
@@ -115,6 +119,7 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
+{proxied(group, mesh)}
     meta iifgroup {group} oifname != {uplinks} counter name vm_no_route drop
     meta iifgroup {group} ct state {{ invalid, untracked }} counter name vm_untracked drop
     meta oifgroup {group} ct state != {{ established, related }} counter name vm_unsolicited drop
@@ -149,6 +154,15 @@ def forward(group: int, mesh: Mesh) -> str:
     if not mesh.devices:
         return ""
     return f"    iifname {quoted(mesh.devices)} oifgroup != {group} counter name mesh_forward drop"
+
+
+def proxied(group: int, mesh: Mesh) -> str:
+    """Between a VM and the proxy of another host."""
+    if not mesh.devices:
+        return ""
+    devices, marked = quoted(mesh.devices), f"meta mark {PROXY_MARK} meta l4proto tcp accept"
+    return f"""    iifname {devices} meta oifgroup {group} {marked}
+    meta iifgroup {group} oifname {devices} {marked}"""
 
 
 def untracked(group: int, mesh: Mesh) -> str:

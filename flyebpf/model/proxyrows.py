@@ -50,7 +50,7 @@ TLS_CHAINS = frozenset((Chain.TLS, Chain.HTTPS, Chain.PG_TLS))
 @dataclass(frozen=True, slots=True)
 class ProxyRow(Row):
     """That this host runs a proxy, and as what. One row, of the owner
-    ``("host",)``; ``name`` is "proxy".
+    ``("host",)`` (``plan/host.py``); ``name`` is "proxy".
 
     ``region`` is told to apps (``Fly-Region``). ``source``: the IPv4 address that
     machines see as the proxy's, the gateway of this host's private block.
@@ -168,9 +168,9 @@ class ProxyClusterRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class ProxyTargetRow(Row):
-    """The host's proxy may open connections to this TCP port of a machine, here
-    or on another host (``machine`` then names a remote slot). No other packets of
-    the host reach a machine's private address. One for each (machine, port) that
+    """Proxies, of this host and of others, may open connections to this TCP port of
+    a machine (``machine`` of another host then names a remote slot). Nothing else
+    with a private address reaches a machine. One for each (machine, port) that
     endpoints name."""
 
     refers_to: ClassVar[tuple[type[Row], ...]] = (SlotRow,)

@@ -168,6 +168,10 @@ class Count(IntEnum):
     DNS_ANSWER = 23
     DNS_PASSED = 24
     HOST_OUT = 25
+    PROXY = 26
+    PROXY_STEERED = 27
+    PROXY_REFUSED = 28
+    PROXY_AWAY = 29
 
 
 COUNT_MAX = 32

@@ -58,7 +58,9 @@ class SettingsRow(Row):
     ``host``: this host's number, 0 when it has none. ``mesh_mtu``: bytes of the
     longest IPv6 packet that the mesh takes, 0 without a mesh. ``peers``: the
     device of users' WireGuard peers, "" for none. ``host_port``: where packets
-    for the host's own services go, "" for nowhere.
+    for the host's own services go, "" for nowhere. ``shared``: those of ``pools``
+    whose TCP is the proxy's. ``proxy``: what machines see as this host's proxy, "" where
+    it has none.
     """
 
     name: str
@@ -74,6 +76,8 @@ class SettingsRow(Row):
     peers: str = ""
     host_port: str = ""
     pools6: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +200,15 @@ class MeshPeerRow(Row):
 @dataclass(frozen=True, slots=True)
 class HostRow(Row):
     """Another host that the programs may send to: over ``interface``, on the
-    plain underlay by way of ``next_hop`` (an address, else "")."""
+    plain underlay by way of ``next_hop`` (an address, else ""). ``proxy``: what
+    machines see as its proxy, "" where none of it may reach them."""
 
     refers_to: ClassVar[tuple[type[Row], ...]] = (MeshRow,)
     number: int
     name: str
     interface: str
     next_hop: str
+    proxy: str = ""
 
     @property
     def references(self) -> tuple[tuple[type[Row], Hashable], ...]:

@@ -15,7 +15,7 @@ from flyebpf.model.state import State
 from flyebpf.plan.hosts import PLAIN, Hosts
 from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
 from flyebpf.plan.names import nameservers
-from flyebpf.plan.prefixes import Pool6, Prefix
+from flyebpf.plan.prefixes import Pool6, Prefix, proxy_source
 from flyebpf.plan.proxy import proxy_row
 from flyebpf.plan.site import Plan, Site
 
@@ -82,8 +82,14 @@ def _settings(plan: Plan, site: Site, state: State, hosts: Hosts) -> None:
             return_edge=config.mesh.return_path == "edge",
             peers=peers_device(config.mesh) if state.peers_at(config.host) else "",
             host_port=HOST_PORT if hosts.number else "",
+            shared=config.pools.shared_v4 if has_proxy(config) else (),
+            proxy=proxy_source(config.private.block) if has_proxy(config) else "",
         )
     )
+
+
+def has_proxy(config: DaemonConfig) -> bool:
+    return config.proxy.engine != "none"
 
 
 def _host_port(plan: Plan, site: Site, state: State, hosts: Hosts) -> None:

@@ -12,7 +12,7 @@ from flyebpf.model.rows import HostRow, MeshPeerRow, MeshRow, PolicyRow
 from flyebpf.model.sixpn import host_address, host_prefix
 from flyebpf.model.state import State
 from flyebpf.plan.hosts import PLAIN, WIREGUARD, Hosts, generation_of, misfit
-from flyebpf.plan.prefixes import parse_ipv4
+from flyebpf.plan.prefixes import parse_ipv4, proxy_source
 from flyebpf.plan.site import Plan, Site
 
 DEFAULT_MTU = {WIREGUARD: 1420, PLAIN: 1500}
@@ -96,7 +96,11 @@ def plan_neighbour(site: Site, hosts: Hosts, state: State, name: str) -> Plan:
         endpoint = _endpoint(config, host, generation)
         plan.rows.append(MeshPeerRow(device, name, key, endpoint, allowed))
         if generation == sending:
-            plan.rows.append(HostRow(host.number, name, device, _next_hop(config, host)))
+            plan.rows.append(
+                HostRow(
+                    host.number, name, device, _next_hop(config, host), proxy_source(host.block)
+                )
+            )
     return plan
 
 

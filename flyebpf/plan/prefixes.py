@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address, IPv6Network, NetmaskValueError
-from socket import AF_INET, inet_pton
+from socket import AF_INET, inet_ntoa, inet_pton
 
 
 def parse_ipv4(text: str) -> int | None:
@@ -75,3 +75,10 @@ class Pool6:
             return 0 <= int(IPv6Address(address)) - self.first < self.size
         except AddressValueError:
             return False
+
+
+def proxy_source(block: str) -> str:
+    """What machines see as the proxy of the host with this private block: its gateway
+    (``ops.pools.linked`` gives that to nobody). "" for what is no IPv4 prefix."""
+    prefix = Prefix.parse(block)
+    return "" if prefix is None else inet_ntoa((prefix.network + 1).to_bytes(4, "big"))

@@ -125,7 +125,7 @@ class Mesh:
         source, target = (int.from_bytes(frame[at : at + 4], "big") for at in (26, 30))
         private = [one & mask == prefix for one in (source, target)]
         fabric = not any(private) and target & mask != self.edge.alias
-        if all(private) or fabric:
+        if fabric:
             return Verdict(Tc.UNSPEC, frame)
         raise Drop(R.MESH_FORM)
 

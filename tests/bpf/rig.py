@@ -142,6 +142,11 @@ class Rig:
         self.policy("127.0.0.0/8", DropReason.VM_TO_HOST)
 
     def _clear(self, opened: Map) -> None:
+        if opened.shape.type == MapType.SOCKMAP:
+            for index in range(opened.shape.max_entries):
+                if opened.lookup(u32(index)) is not None:
+                    opened.delete(u32(index))
+            return
         if opened.shape.type not in (MapType.ARRAY, MapType.PERCPU_ARRAY):
             for key in list(opened.keys()):
                 opened.delete(key)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import UDP as UDP6
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
@@ -72,10 +72,8 @@ HOSTS_OWN = (
     / IPv6(src=p6.sixpn(p6.OTHER_HOST, 0, 0, 1), dst=p6.sixpn(p6.HOST, 0, 0, 1))
     / UDP6(dport=7)
 )
-PROXY = Ether() / IP(src="172.16.9.1", dst=p.private_ip(1)) / TCP(dport=8080, flags="S")
 FABRIC = [
     row("what a host says to this one", HOSTS_OWN),
-    row("a proxy's IPv4 to a machine", PROXY),
     row("IPv6 of the fabric", Ether() / IPv6(src="fd00::2", dst="fd00::1") / UDP6()),
     row("IPv4 of the fabric", Ether() / IP(src="192.168.0.2", dst="192.168.0.1") / UDP()),
     row("ARP", Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc="192.168.0.2", pdst="192.168.0.1")),

@@ -136,7 +136,7 @@ class TestNeighbours:
                     endpoint="192.0.2.2:51820",
                     allowed=("fdaa:8000:2::/48", "172.16.16.0/20"),
                 ),
-                HostRow(HOST_BIT | 2, "h2", "fly0", ""),
+                HostRow(HOST_BIT | 2, "h2", "fly0", "", "172.16.16.1"),
             ],
             "",
         )
@@ -181,7 +181,7 @@ class TestNeighbours:
         assert rows == [
             CLOSED,
             MeshPeerRow("eth9", "h2", "", "192.0.2.2", ("fdaa:8000:2::/48", "172.16.16.0/20")),
-            HostRow(HOST_BIT | 2, "h2", "eth9", "fdaa:8000:2::1"),
+            HostRow(HOST_BIT | 2, "h2", "eth9", "fdaa:8000:2::1", "172.16.16.1"),
         ]
         assert not problem
 
