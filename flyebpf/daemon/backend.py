@@ -29,6 +29,7 @@ from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.problems import problems
+from flyebpf.daemon.proxy import ProxyAgent
 from flyebpf.drivers.counters import Counters
 from flyebpf.errors import FlyebpfError, UnavailableError
 from flyebpf.model.reasons import Count
@@ -69,6 +70,7 @@ class DaemonBackend:
         self.extra_problems: Callable[[], list[Problem]] = list
         self._mesh: MeshAgent | None = None
         self._dns: DnsAgent | None = None
+        self._proxy: ProxyAgent | None = None
 
     @property
     def store(self) -> Store:
@@ -210,6 +212,14 @@ class DaemonBackend:
     def watch_dns(self, agent: DnsAgent) -> None:
         """Ask and tell of DNS from now on."""
         self._dns = agent
+
+    def watch_proxy(self, agent: ProxyAgent) -> None:
+        """Tell of the proxy from now on."""
+        self._proxy = agent
+
+    def proxy(self) -> Mapping[str, Any] | None:
+        """See :meth:`flyebpf.daemon.proxy.ProxyAgent.metrics`."""
+        return self._proxy.metrics() if self._proxy else None
 
     def dns(self) -> Mapping[str, Any] | None:
         """What the DNS process counts (``dns.process.Control.metrics``), or None."""

@@ -29,6 +29,7 @@ from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_keys import publish_first
 from flyebpf.daemon.problems import foreign_pins, socket_group
+from flyebpf.daemon.proxy import ProxyAgent
 from flyebpf.daemon.reload import merge
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
@@ -38,6 +39,7 @@ from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.drivers.netlink_io import GROUP
 from flyebpf.drivers.nft import NftDriver
+from flyebpf.drivers.proxy import ProxyDriver
 from flyebpf.drivers.wireguard_keys import Keys
 from flyebpf.errors import FlyebpfError
 from flyebpf.metrics import MetricsServer, version
@@ -96,9 +98,13 @@ class Daemon:
         self._monitor = LinkMonitor()  # from before the first look at links
         stack.callback(self._monitor.close)
         self._nft = NftDriver(GROUP, mesh_setup.fence(config))
-        self._engine = self._build(config, records.seed)
         self._loop = MainLoop()
         stack.callback(self._loop.close)
+        self._proxy_driver = ProxyDriver(
+            config, self._generation.maps, self._generation.programs, self._loop.soon
+        )
+        stack.callback(self._proxy_driver.close)
+        self._engine = self._build(config, records.seed)
         self._backend = DaemonBackend(
             self._engine,
             store=self._store,
@@ -115,6 +121,8 @@ class Daemon:
         self._dns = DnsAgent(config, self._loop.soon)
         self._engine.on_load, self._engine.on_change = self._dns.loaded, self._dns.changed
         self._backend.watch_dns(self._dns)
+        self._proxy = ProxyAgent(self._proxy_driver)
+        self._backend.watch_proxy(self._proxy)
         self._mesh = MeshAgent(
             config,
             self._store,
@@ -164,7 +172,7 @@ class Daemon:
             netlink=netlink,
             mesh=mesh,
             host_port=host_port,
-            others=[self._nft],
+            others=[self._nft, self._proxy_driver],
             links=self._links,
             programs=self._generation.hash,
         )
@@ -213,6 +221,7 @@ class Daemon:
         again = engine.sync_full()
         if empty:
             engine.replace_held()
+        self._proxy_driver.settled()
         self._next_full = time.monotonic() + (REPAIR_PASS if again else FULL_PASS)
         if not engine.reconciler.failures:
             for removed in loader.collect_garbage(engine.config, self._generation):
@@ -225,6 +234,8 @@ class Daemon:
         self._stack.callback(self._watcher.stop)
         self._watcher.start()
         self._stack.callback(self._dns.stop)
+        self._stack.callback(self._proxy.stop)
+        self._proxy.start()
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
         self._loop.run(self._step)
@@ -289,6 +300,7 @@ class Daemon:
     def _own_problems(self) -> list[Problem]:
         config = self._engine.config
         found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
+        found += self._proxy.problems()
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, "Packets are forwarded as before."))
         found += [Problem("cluster", e.message, e.remedy) for e in self._mesh.faults]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import click
 
@@ -76,12 +77,14 @@ def lab() -> None:
     type=click.Choice(["wireguard", "plain", "none"]),
     help="How the hosts of a cluster reach each other. Default: wireguard.",
 )
+@click.option("--proxy", is_flag=True, help="Serve handlers, by Envoy.")
 @click.option("--empty", is_flag=True, help="Deploy no sample.")
-def up(
+def up(  # noqa: PLR0917 (one parameter an option)
     host_count: int | None,
     client_count: int | None,
     store: str | None,
     underlay: str | None,
+    proxy: bool,
     empty: bool,
 ) -> None:
     """Bring the lab up, with a sample: nginx and a UDP echo server.
@@ -106,6 +109,7 @@ def up(
         go_on(where, found, asked)
         return
     wanted = decide(host_count or 1, client_count or 1, store, underlay)
+    wanted = replace(wanted, proxy="envoy" if proxy else "none")
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGHUP, interrupted)
     click.echo(f"Bringing the lab up in {where.root}")

@@ -31,6 +31,7 @@ bpffs = "{directory}/bpffs"
 [pools]
 anycast_v4 = ["{pool}"]
 anycast_v6 = ["{pool6}"]
+shared_v4 = {shared}
 
 [private]
 prefix = "{prefix}"
@@ -70,6 +71,13 @@ latency = {latency}
 """
 
 
+PROXY = """
+[proxy]
+engine = "{proxy}"
+workers = 1
+"""
+
+
 def write_config(where: Paths, lab: Lab, host: Host) -> Path:
     directory = where.host(host.name)
     path = directory / "flyebpf.toml"
@@ -80,6 +88,7 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
         directory=directory,
         pool=host.pool,
         pool6=pool6(lab, host),
+        shared=json.dumps([str(addressing.SHARED)] if lab.proxy != "none" else []),
         prefix=addressing.PRIVATE,
         block=addressing.private_block(host.number),
         alias=addressing.ALIAS,
@@ -95,6 +104,8 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
         text += MESH.format(underlay=lab.underlay, endpoint=endpoint, latency=latency)
     if lab.underlay == "plain":
         text += f'interface = "{fabric.INTERFACE}"\n'
+    if lab.proxy != "none":
+        text += PROXY.format(proxy=lab.proxy)
     path.write_text(text)
     return path
 

@@ -101,13 +101,14 @@ class Ledger:
 @dataclass(slots=True)
 class Lab:
     """``store``: "sqlite" (a cluster of its own for each host) or "etcd" (one for
-    all). ``underlay``: "none", "wireguard" or "plain"."""
+    all). ``underlay``: "none", "wireguard" or "plain". ``proxy``: "none" or "envoy"."""
 
     name: str
     router: str = ""
     complete: bool = False
     store: str = "sqlite"
     underlay: str = "none"
+    proxy: str = "none"
     clients: dict[str, Client] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)

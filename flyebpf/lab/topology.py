@@ -19,19 +19,26 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What `lab up` shall make. ``store`` and ``underlay`` as in :class:`Lab`."""
+    """What `lab up` shall make. The words are those of :class:`Lab`."""
 
     hosts: int = 1
     clients: int = 1
     store: str = "sqlite"
     underlay: str = "none"
+    proxy: str = "none"
 
 
 def up(where: Paths, name: str, wanted: Wanted, say: Say) -> Lab:
     """Everything but VMs. On failure what was made is removed again. The lab
     counts as one once :func:`finish` was called."""
     state.create_directory(where)
-    lab = Lab(name=name, router=f"{name}-router", store=wanted.store, underlay=wanted.underlay)
+    lab = Lab(
+        name=name,
+        router=f"{name}-router",
+        store=wanted.store,
+        underlay=wanted.underlay,
+        proxy=wanted.proxy,
+    )
     try:
         with state.locked(where):
             save(where, lab)
@@ -65,6 +72,8 @@ def announce(lab: Lab) -> None:
         nodes = [host for host in lab.hosts.values() if host.pool == pool]
         routes.put(lab, IPv4Network(pool), nodes)
         routes.put(lab, hosts.pool6(lab, nodes[0]), nodes)
+    if lab.proxy != "none":
+        routes.put(lab, addressing.SHARED, list(lab.hosts.values()))
 
 
 def finish(where: Paths, lab: Lab) -> None:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps Envoy running, and connections going to the one that is there.
+
+A thread waits for Envoy's end. The first thing that a new one gets is its place in
+the programs' map of sockets; what it serves, it hears from the control plane.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flyebpf.api.backend import Problem
+from flyebpf.drivers.proxy import ProxyDriver
+from flyebpf.drivers.proxy_envoy import Envoy, ask, end, peer
+from flyebpf.errors import FlyebpfError
+
+log = logging.getLogger(__name__)
+LOOK = 1.0  # seconds between looks at an Envoy that runs
+READY = 10.0  # seconds that one may take to listen
+STEP = 0.02
+BACKOFF = (0.0, 0.1, 0.5, 1.0)  # seconds before a start, after so many in a row that failed
+DRAIN = 60.0  # seconds that an older Envoy has for its connections
+
+
+class ProxyAgent:
+    """``problems`` and ``metrics`` are for any thread."""
+
+    def __init__(self, driver: ProxyDriver) -> None:
+        self._driver = driver
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._problem = ""
+        self._failed = 0
+        self._draining: dict[int, float] = {}
+        self.restarts = 0
+        """Envoys that ended by themselves."""
+        self.pid = 0
+        self.serving = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Envoy goes on."""
+        self._ended.set()
+        self._driver.changed.set()
+        self._thread.join(READY)
+
+    def problems(self) -> Iterator[Problem]:
+        if self._problem:
+            yield Problem(
+                "proxy",
+                self._problem,
+                "Services with handlers are not served; see the daemon's log.",
+            )
+        feed = self._driver.feed
+        for text in (feed.report.get("refused"), feed.report.get("wrong")) if feed else ():
+            if text:
+                yield Problem("proxy", f"not applied: {text}", "Correct what it names.")
+
+    def metrics(self) -> dict[str, Any] | None:
+        """What there is to count; None where this host has no proxy."""
+        envoy, feed = self._driver.envoy, self._driver.feed
+        if envoy is None or feed is None:
+            return None
+        return {
+            "up": int(self.serving),
+            "restarts": self.restarts,
+            "control_plane_restarts": feed.restarts,
+            "resources": feed.report.get("resources") or {},
+            "envoy": envoy.stats(),
+        }
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._step()
+            except FlyebpfError as error:
+                self._fail(error.message)
+            except OSError as error:
+                self._fail(str(error))
+
+    def _step(self) -> None:
+        driver = self._driver
+        driver.changed.clear()
+        envoy = driver.envoy
+        self._end_older(envoy)
+        if envoy is None:
+            self.pid, self.serving, self._problem = 0, False, ""
+            driver.changed.wait(LOOK if self._draining else None)
+            return
+        pid = envoy.find()
+        if not pid:
+            self._again()
+            log.info("starting Envoy %s", envoy.digest)
+            pid = envoy.start()
+        if pid != self.pid or not driver.sockets.present():
+            self._take_up(envoy, pid)
+        self._wait(pid)
+
+    def _again(self) -> None:
+        """Before a start: wait, if the last ones came to nothing."""
+        self.serving = False
+        if self.pid:
+            self.restarts += 1
+            log.error("Envoy %d has ended; it is started again", self.pid)
+        self.pid = 0
+        self._driver.changed.wait(BACKOFF[min(self._failed, len(BACKOFF) - 1)])
+
+    def _take_up(self, envoy: Envoy, pid: int) -> None:
+        """Give connections to this process's sockets."""
+        deadline = time.monotonic() + READY
+        while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+            found = envoy.listening(peer(envoy.admin) or pid)
+            if found and self._driver.sockets.fill(found):
+                self.pid, self.serving = peer(envoy.admin) or pid, True
+                self._failed, self._problem = 0, ""
+                log.info("Envoy %d serves", self.pid)
+                return
+            if self._ended.wait(STEP):
+                return
+            if self._is_dead(pid):
+                break
+        self._fail(f"Envoy does not listen: {envoy.says() or 'it says nothing'}")
+        end(pid)
+
+    def _is_dead(self, pid: int) -> bool:
+        """A child that nobody has waited for is still there by its id."""
+        return self._driver.envoy is not None and not self._driver.envoy.alive(pid)
+
+    def _wait(self, pid: int) -> None:
+        """Until it ends, another one is wanted, or some time has passed."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            deadline = time.monotonic() + LOOK
+            while time.monotonic() < deadline and not self._driver.changed.is_set():
+                if poll.poll(100):
+                    return
+        finally:
+            os.close(pidfd)
+
+    def _end_older(self, envoy: Envoy | None) -> None:
+        """Envoys of other bootstraps drain, and end after a while."""
+        sockets = self._driver.paths.sockets
+        mine = envoy.admin if envoy else None
+        ready = envoy is None or self.serving
+        for path in sockets.glob("*.sock") if sockets.is_dir() and ready else ():
+            if path in (mine, self._driver.paths.ads):
+                continue
+            pid = peer(path)
+            if not pid:
+                path.unlink(missing_ok=True)
+            elif pid not in self._draining:
+                self._draining[pid] = time.monotonic() + DRAIN
+                log.info("Envoy %d drains", pid)
+                ask(path, "POST", "/drain_listeners?graceful")
+            elif time.monotonic() > self._draining[pid]:
+                del self._draining[pid]
+                end(pid)
+
+    def _fail(self, text: str) -> None:
+        self._failed += 1
+        if text != self._problem:
+            log.error("the proxy: %s", text)
+        self._problem = text
+        self._ended.wait(BACKOFF[min(self._failed, len(BACKOFF) - 1)])

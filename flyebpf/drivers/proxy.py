@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of the proxy: its rows become Envoy's resources and what leads
+connections to it.
+
+What Envoy knows is not read back: a process that knows nothing, Envoy's or the
+control plane's, is told everything. What the kernel holds is, at every look.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+
+from flyebpf.bpf.program import Program
+from flyebpf.config import DaemonConfig
+from flyebpf.drivers import proxy_steer
+from flyebpf.drivers.mapio import MapLike, u32
+from flyebpf.drivers.netlink_proxy import ProxyNetlink
+from flyebpf.drivers.proxy_envoy import Envoy, prepare, user_entry
+from flyebpf.drivers.proxy_feed import Feed
+from flyebpf.errors import FlyebpfError
+from flyebpf.model.proxyrows import ProxyBindRow, ProxyRow, ProxySniRow
+from flyebpf.model.rows import Row
+from flyebpf.proxy.bootstrap import Paths
+from flyebpf.proxy.table import KINDS, Table
+from flyebpf.reconcile.base import Failure
+
+log = logging.getLogger(__name__)
+ROLE = "steer_sklookup"
+OWN = u32(0)  # value of `proxies` for this host's own
+
+
+class ProxyDriver:
+    """All methods are for the main thread, but those of ``watch``. ``soon`` has the
+    main thread do something."""
+
+    name = "proxy"
+    kinds: tuple[type[Row], ...] = KINDS
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        maps: Mapping[str, MapLike],
+        programs: Mapping[str, Program],
+        soon: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self._config = config.proxy
+        self._links = Path(config.bpffs) / "links"
+        self.paths = Paths(Path(config.api.socket).with_name("proxy"))
+        self._program = programs[ROLE]
+        self._proxies = maps["proxies"]
+        self._binds = proxy_steer.Binds(maps["binds"])
+        self.sockets = proxy_steer.Sockets(maps["proxy_sockets"], maps["proxy_own"])
+        self._netlink = ProxyNetlink()
+        self._table = Table()
+        self._soon = soon
+        self.feed: Feed | None = None
+        self.envoy: Envoy | None = None
+        self.changed = threading.Event()
+        """Set when another Envoy is wanted."""
+        self._settled = False
+        self._snis: dict[int, int] = {}  # ports of shared addresses: rows that want them
+
+    def close(self) -> None:
+        """Envoy and its control plane stay, with what they know."""
+        if self.feed is not None:
+            self.feed.close()
+        self._netlink.close()
+
+    def settled(self) -> None:
+        """All rows that there are have been applied: now Envoy may be told so."""
+        self._settled = True
+        if self.feed is not None:
+            self.feed.ready()
+
+    def read(self, kind: type[Row]) -> dict[Hashable, object]:
+        found: dict[Hashable, object] = dict(self._table.rows[kind])
+        if kind is ProxyRow:
+            if found and not self._is_in_place():
+                return dict.fromkeys(found, "changed")
+            if not found and self._netlink.locals():
+                return {"proxy": "another daemon's"}
+        elif kind is ProxyBindRow and self._settled and (wrong := self._binds.repair()):
+            log.warning("binds: %d entries were not as they should be", wrong)
+        return found
+
+    def fingerprint(self, row: Row) -> object:
+        return row
+
+    def apply(
+        self, kind: type[Row], puts: Sequence[Row], deletes: Sequence[Hashable]
+    ) -> list[Failure]:
+        failures = []
+        for row in puts:
+            try:
+                self._put(row)
+            except FlyebpfError as error:
+                failures.append(Failure(kind, row.key, error.message, error.remedy))
+        for key in deletes:
+            try:
+                self._delete(kind, key)
+            except FlyebpfError as error:
+                failures.append(Failure(kind, key, error.message, error.remedy))
+        self._tell()
+        return failures
+
+    def _put(self, row: Row) -> None:
+        if isinstance(row, ProxyRow):
+            self._start(row)
+        before = self._table.rows[type(row)].get(row.key)
+        self._table.put(row)
+        if isinstance(row, ProxyBindRow):
+            self._bind(row)
+        elif isinstance(row, ProxySniRow) and before is None:
+            self._want_port(row.port, 1)
+
+    def _bind(self, row: ProxyBindRow) -> None:
+        place = self._table.places.get(row.key)
+        served = self._table.as_served(row)
+        self._binds.set(row.key, proxy_steer.bind_entries(served, place))
+
+    def _delete(self, kind: type[Row], key: Hashable) -> None:
+        row = self._table.rows[kind].get(key)
+        if kind is ProxyBindRow:
+            self._binds.set(key, {})
+        elif isinstance(row, ProxySniRow):
+            self._want_port(row.port, -1)
+        elif kind is ProxyRow:
+            self._end()
+        self._table.remove(kind, key)
+
+    def _want_port(self, port: int, more: int) -> None:
+        """A port of shared addresses is bound while somebody has a name there."""
+        wanted = self._snis.get(port, 0) + more
+        self._snis[port] = wanted
+        self._binds.set(("sni", port), proxy_steer.sni_entries(port) if wanted else {})
+
+    def _rebind(self) -> None:
+        """Binds that certificates have given another listener."""
+        stale, self._table.stale_binds = self._table.stale_binds, {}
+        for key in stale:
+            row = self._table.rows[ProxyBindRow].get(key)
+            if isinstance(row, ProxyBindRow):
+                self._bind(row)
+
+    def _tell(self) -> None:
+        self._rebind()
+        if self.feed is not None:
+            self.feed.send(*self._table.changes())
+
+    def _retell(self) -> None:
+        """To a control plane that has begun anew."""
+        if self.feed is None:
+            return
+        self.feed.begin()
+        self._table.forget_given()
+        self._tell()
+        if self._settled:
+            self.feed.ready()
+
+    def _start(self, row: ProxyRow) -> None:
+        """Who is refused before anything is local: the program first."""
+        self._binds.set("pools", proxy_steer.pool_entries(row))
+        proxy_steer.attach(self._links, self._program)
+        pools = {*row.pools, *row.shared}
+        have = self._netlink.locals()
+        for cidr in pools - have:
+            self._netlink.add_local(cidr)
+        for cidr in have - pools:
+            self._netlink.drop_local(cidr)
+        for address in self._netlink.sources() - {row.source}:
+            self._netlink.drop_source(address)
+        self._netlink.add_source(row.source)
+        self._set_own(socket.inet_aton(row.source))
+        entry = user_entry(self._config.user)
+        prepare(self.paths, entry.pw_uid, entry.pw_gid)
+        workers = self._config.workers or len(os.sched_getaffinity(0))
+        wanted = Envoy(row, self.paths, self._config.user, workers)
+        if self.envoy is None or self.envoy.digest != wanted.digest:
+            self.envoy = wanted
+            self.changed.set()
+        if self.feed is None:
+            self.feed = Feed(self.paths.ads, self._config.user, lambda: self._soon(self._retell))
+            self.feed.start()
+
+    def _set_own(self, source: bytes) -> None:
+        for address, number in list(self._proxies.items()):
+            if number == OWN and address != source:
+                self._proxies.delete(address)
+        if source:
+            self._proxies.update(source, OWN)
+
+    def _is_in_place(self) -> bool:
+        (row,) = self._table.rows[ProxyRow].values()
+        assert isinstance(row, ProxyRow)
+        return (
+            self._netlink.locals() == {*row.pools, *row.shared}
+            and self._netlink.sources() == {row.source}
+            and self._proxies.lookup(socket.inet_aton(row.source)) == OWN
+            and proxy_steer.is_attached(self._links, self._program)
+        )
+
+    def _end(self) -> None:
+        """This host has no proxy any more."""
+        if self.feed is not None:
+            self.feed.close(end=True)
+            self.feed = None
+        self.envoy = None
+        self.changed.set()
+        for cidr in self._netlink.locals():
+            self._netlink.drop_local(cidr)
+        for address in self._netlink.sources():
+            self._netlink.drop_source(address)
+        self._set_own(b"")
+        proxy_steer.detach(self._links)
+        self._binds.set("pools", {})

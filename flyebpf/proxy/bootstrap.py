@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Envoy is started with: where it gets the rest, and its listeners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyebpf.model.proxyrows import ProxyRow
+from flyebpf.proxy.chains import all_listeners
+from flyebpf.proxy.listeners import Json, listener
+
+ADS_CLUSTER = "flyebpf"
+KEPT_STATS = (
+    *("http.http.downstream_cx_total", "http.http.downstream_cx_active"),
+    *("http.http.downstream_rq_total", "http.http.downstream_rq_active"),
+    *("http.http.downstream_rq_1xx", "http.http.downstream_rq_2xx"),
+    *("http.http.downstream_rq_3xx", "http.http.downstream_rq_4xx"),
+    *("http.http.downstream_rq_5xx", "tcp.tcp.downstream_cx_total"),
+    *("tcp.tcp.downstream_cx_no_route", "tcp.tcp.downstream_cx_active"),
+    *("server.live", "server.uptime", "server.memory_allocated", "server.state"),
+    *("control_plane.connected_state", "cluster_manager.active_clusters"),
+    *("listener_manager.total_listeners_active", "http.http.no_route"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """``folder``: root's, with Envoy's files; ``sockets``: in it, of Envoy's user."""
+
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "envoy.log"
+
+    @property
+    def sockets(self) -> Path:
+        return self.folder / "sockets"
+
+    @property
+    def ads(self) -> Path:
+        return self.sockets / "ads.sock"
+
+
+def bootstrap(row: ProxyRow, paths: Paths) -> Json:
+    """Machines see ``row.source``. The control plane's stream is taken up again
+    within a second after it was lost."""
+    ads = {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [
+            {
+                "envoy_grpc": {
+                    "cluster_name": ADS_CLUSTER,
+                    "retry_policy": {
+                        "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}
+                    },
+                    "max_receive_message_length": 256 << 20,
+                }
+            }
+        ],
+    }
+    return {
+        "node": {"id": row.host, "cluster": "flyebpf", "locality": {"region": row.region}},
+        "admin": {"address": {"pipe": {"path": "", "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": ads,
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "cluster_manager": {
+            "upstream_bind_config": {"source_address": {"address": row.source, "port_value": 0}}
+        },
+        "static_resources": {
+            "listeners": [listener(what) for what in all_listeners()],
+            "clusters": [_ads_cluster(paths)],
+        },
+        "stats_config": {
+            "stats_matcher": {
+                "inclusion_list": {"patterns": [{"exact": name} for name in KEPT_STATS]}
+            }
+        },
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "static",
+                    "static_layer": {"re2.max_program_size.error_level": 1000},
+                }
+            ]
+        },
+    }
+
+
+def _ads_cluster(paths: Paths) -> Json:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(paths.ads)}}}}
+    http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "name": ADS_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": ADS_CLUSTER,
+            "endpoints": [{"lb_endpoints": [endpoint]}],
+        },
+        "upstream_bind_config": {},
+        "typed_extension_protocol_options": {
+            http2: {
+                "@type": f"type.googleapis.com/{http2}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+    }

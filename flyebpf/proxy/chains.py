@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy's listeners: which one serves what, and its number in the programs'
+map of sockets.
+
+Numbers follow from what a listener does alone, so a daemon finds the same ones
+that an earlier daemon wrote. TLS versions and ALPN are of a listener, so there is
+one for each set of them; an app that changes its own goes to another listener,
+and nobody's connections end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flyebpf.model.proxyrows import Chain
+from flyebpf.model.records import TlsOptions
+
+H2, H1 = "h2", "http/1.1"
+ALPN: tuple[tuple[str, ...], ...] = ((), (H1,), (H2,), (H2, H1))
+V12, V13 = "TLSv1.2", "TLSv1.3"
+VERSIONS: tuple[tuple[str, ...], ...] = ((V12, V13), (V12,), (V13,))
+RANGES = 8
+"""Port ranges of raw TCP that one address may have."""
+FIRST_RANGE, FIRST_HTTPS, FIRST_TLS = 8, 16, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """``shared``: on shared addresses, where Host or SNI say whose a connection is.
+    ``range``: of raw TCP, which of an address's port ranges; None: single ports."""
+
+    name: str
+    number: int
+    chain: Chain
+    shared: bool = False
+    range: int | None = None
+    tls: TlsOptions | None = None
+
+
+RAW = Listener("raw", 0, Chain.RAW)
+HTTP = Listener("http", 1, Chain.HTTP)
+SHARED_HTTP = Listener("shared-http", 2, Chain.HTTP, shared=True)
+SHARED_HTTPS = Listener("shared-https", 3, Chain.HTTPS, shared=True, tls=TlsOptions())
+SHARED_TLS = Listener("shared-tls", 4, Chain.TLS, shared=True, tls=TlsOptions(alpn=()))
+
+
+def raw_range(place: int) -> Listener:
+    """For the ``place``-th port range of an address."""
+    return Listener(f"raw-range-{place}", FIRST_RANGE + place, Chain.RAW, range=place)
+
+
+def with_tls(chain: Chain, options: TlsOptions) -> Listener:
+    """For connections with these options; ALPN is offered in our order, and what is
+    neither HTTP/1.1 nor HTTP/2 is not."""
+    alpn = tuple(protocol for protocol in (H2, H1) if protocol in options.alpn)
+    versions = tuple(version for version in (V12, V13) if version in options.versions)
+    place = ALPN.index(alpn)
+    place = place * len(VERSIONS) + VERSIONS.index(versions or VERSIONS[0])
+    place = place * 2 + options.default_self_signed
+    first = FIRST_HTTPS if chain is Chain.HTTPS else FIRST_TLS
+    known = TlsOptions(alpn, versions or VERSIONS[0], options.default_self_signed)
+    return Listener(f"{chain}-{place}", first + place, chain, tls=known)
+
+
+def all_listeners() -> Iterator[Listener]:
+    """Every one that there is."""
+    yield from (RAW, HTTP, SHARED_HTTP, SHARED_HTTPS, SHARED_TLS)
+    yield from map(raw_range, range(RANGES))
+    for chain in (Chain.HTTPS, Chain.TLS):
+        for alpn in ALPN:
+            for versions in VERSIONS:
+                for self_signed in (False, True):
+                    yield with_tls(chain, TlsOptions(alpn, versions, self_signed))

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Envoy's listeners, as its configuration has them (v3 API, JSON).
+
+Nothing of an app is here. Whose a connection is follows from its local address,
+the address that the client dialled, which is the name of what serves it:
+``vhost`` and the ``…_name`` functions of ``flyebpf.proxy.names``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flyebpf.model.proxyrows import Chain
+from flyebpf.model.records import TlsOptions
+from flyebpf.proxy import names
+from flyebpf.proxy.chains import Listener
+
+Json = dict[str, Any]
+TYPE = "type.googleapis.com/envoy.extensions"
+ANYWHERE = ("0.0.0.0", "::")
+"""Of a listener with an address Envoy would take that for a connection's local one."""
+CLIENT_HELLO = "15s"  # how long a client may take for its TLS handshake
+REQUEST_HEADERS = "60s"
+DRAIN_STREAMS = 100
+STRIPPED = (
+    *("fly-client-ip", "fly-forwarded-port", "fly-region", "fly-request-id"),
+    *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed"),
+    *("fly-replay-cache-status", "via"),
+    *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-ssl"),
+    *("x-forwarded-host", "x-request-id"),
+)
+"""Request headers that only the proxy may set: a client's are removed."""
+ADS: Json = {"ads": {}, "resource_api_version": "V3"}
+SELF_SIGNED = "self-signed"
+
+
+def listener(what: Listener) -> Json:
+    """One listener, at ports that the kernel chooses: nobody can dial them, connections
+    are given to their sockets (``bpf/steer_sklookup.c``)."""
+    chain: Json = {"filters": _filters(what)}
+    if what.tls is not None:
+        chain["transport_socket"] = _tls(what.tls)
+        chain["transport_socket_connect_timeout"] = CLIENT_HELLO
+    first, second = ANYWHERE
+    return {
+        **(_inspected() if what.tls is not None else {}),
+        "name": what.name,
+        "address": _at(first),
+        "additional_addresses": [{"address": _at(second)}],
+        "per_connection_buffer_limit_bytes": 65536,
+        "ignore_global_conn_limit": False,
+        "filter_chains": [chain],
+    }
+
+
+def _inspected() -> Json:
+    """The server name is part of what routes and clusters are called by."""
+    inspector = {"@type": f"{TYPE}.filters.listener.tls_inspector.v3.TlsInspector"}
+    filters = [{"name": "envoy.filters.listener.tls_inspector", "typed_config": inspector}]
+    return {"listener_filters": filters, "listener_filters_timeout": CLIENT_HELLO}
+
+
+def _at(address: str) -> Json:
+    return {"socket_address": {"address": address, "port_value": 0}}
+
+
+def _filters(what: Listener) -> list[Json]:
+    if what.chain in (Chain.HTTP, Chain.HTTPS):
+        return [_http(what)]
+    return [_cluster_by(names.cluster_format(what)), _tcp()]
+
+
+def _cluster_by(template: str) -> Json:
+    """Names the cluster of a connection."""
+    value = {
+        "object_key": "envoy.tcp_proxy.cluster",
+        "format_string": {"text_format_source": {"inline_string": template}},
+    }
+    return {
+        "name": "envoy.filters.network.set_filter_state",
+        "typed_config": {
+            "@type": f"{TYPE}.filters.network.set_filter_state.v3.Config",
+            "on_new_connection": [value],
+        },
+    }
+
+
+def _tcp() -> Json:
+    return {
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": f"{TYPE}.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "tcp",
+            "cluster": names.NO_CLUSTER,
+            "idle_timeout": "3600s",
+        },
+    }
+
+
+def _tls(options: TlsOptions) -> Json:
+    """Certificates are fetched by server name when a client asks for one. A resumed
+    session would go on without being asked for its name, so none is."""
+    versions = {"TLSv1.2": "TLSv1_2", "TLSv1.3": "TLSv1_3"}
+    common: Json = {
+        "tls_params": {
+            "tls_minimum_protocol_version": versions[options.versions[0]],
+            "tls_maximum_protocol_version": versions[options.versions[-1]],
+        },
+        "alpn_protocols": list(options.alpn),
+    }
+    if options.default_self_signed:
+        secret = {"name": SELF_SIGNED, "sds_config": ADS}
+        common["tls_certificate_sds_secret_configs"] = [secret]
+    else:
+        common["custom_tls_certificate_selector"] = _by_server_name()
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": common,
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+        },
+    }
+
+
+def _by_server_name() -> Json:
+    of = f"{TYPE}.transport_sockets.tls"
+    mapper = {"@type": f"{of}.cert_mappers.sni.v3.SNI", "default_value": names.NO_SERVER_NAME}
+    return {
+        "name": "envoy.tls.certificate_selectors.on_demand_secret",
+        "typed_config": {
+            "@type": f"{of}.cert_selectors.on_demand_secret.v3.Config",
+            "config_source": ADS,
+            "certificate_mapper": {
+                "name": "envoy.tls.certificate_mappers.sni",
+                "typed_config": mapper,
+            },
+        },
+    }
+
+
+def _http(what: Listener) -> Json:
+    manager: Json = {
+        "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "http",
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": names.routes_of(what), "config_source": ADS},
+        "early_header_mutation_extensions": [_strip(what)],
+        "http_filters": _http_filters(),
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": []},
+        "generate_request_id": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "common_http_protocol_options": {
+            "idle_timeout": "60s",
+            "headers_with_underscores_action": "ALLOW",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": DRAIN_STREAMS,
+            "initial_stream_window_size": 65536,
+            "initial_connection_window_size": 1048576,
+            "allow_connect": True,
+        },
+        "http_protocol_options": {"accept_http_10": True},
+        "stream_idle_timeout": "60s",
+        "request_headers_timeout": REQUEST_HEADERS,
+        "merge_slashes": False,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+    }
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+
+
+def _strip(what: Listener) -> Json:
+    """Before anything looks at a request: what only the proxy may say goes. On an
+    app's own address the name of its routes takes the place of the host's."""
+    mutations: list[Json] = [{"remove": name} for name in (*STRIPPED, names.VHOST_HEADER)]
+    if not what.shared:
+        header = {"key": names.VHOST_HEADER, "value": names.vhost_format(what)}
+        mutations.append(
+            {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+        )
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": f"{TYPE}.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": mutations,
+        },
+    }
+
+
+def _http_filters() -> list[Json]:
+    compressor = {
+        "@type": f"{TYPE}.filters.http.compressor.v3.Compressor",
+        "compressor_library": {
+            "name": "gzip",
+            "typed_config": {"@type": f"{TYPE}.compression.gzip.compressor.v3.Gzip"},
+        },
+    }
+    router = {"@type": f"{TYPE}.filters.http.router.v3.Router", "suppress_envoy_headers": True}
+    return [
+        {"name": names.COMPRESSOR, "disabled": True, "typed_config": compressor},
+        {"name": "envoy.filters.http.router", "typed_config": router},
+    ]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How listeners and resources name what belongs together.
+
+A listener makes a name of what it knows of a connection (Envoy's command
+operators), a resource bears the same name. Local addresses are written
+``203.0.113.1:443`` or ``[2001:db8::1]:443``.
+"""
+
+from __future__ import annotations
+
+from flyebpf.model.proxyrows import Chain
+from flyebpf.proxy.chains import Listener
+
+VHOST_HEADER = "x-flyebpf-vhost"
+"""Tells the virtual host on apps' own addresses; never leaves the proxy."""
+COMPRESSOR = "envoy.filters.http.compressor"
+NO_CLUSTER = "none"
+"""Where connections go that belong to nobody: it does not exist."""
+NO_SERVER_NAME = "-"
+"""What Envoy writes for the server name of a client that says none."""
+
+LOCAL = "%DOWNSTREAM_LOCAL_ADDRESS%"
+SERVER_NAME = "%REQUESTED_SERVER_NAME%"
+
+
+def at(address: str, port: int) -> str:
+    """A local address as Envoy writes it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def routes_of(listener: Listener) -> str:
+    """The route configuration of an HTTP listener."""
+    return f"{'shared' if listener.shared else 'own'}-{listener.chain}"
+
+
+ROUTES = ("own-http", "own-https", "shared-http", "shared-https")
+
+
+def vhost_format(listener: Listener) -> str:
+    return f"{SERVER_NAME}/{LOCAL}" if listener.chain is Chain.HTTPS else LOCAL
+
+
+def vhost_domain(address: str, port: int, server_name: str | None = None) -> str:
+    """The domain of a virtual host on an app's own address. Over TLS with a server
+    name: a client that got another app's certificate must not reach this one.
+    ``server_name``: ``www.example.com``, ``*.example.com``, ``-`` for none, ``*``
+    for any."""
+    local = at(address, port)
+    return local if server_name is None else f"{server_name}/{local}"
+
+
+def cluster_format(listener: Listener) -> str:
+    """The cluster of a connection that is not HTTP's."""
+    if listener.range is not None:
+        return f"range{listener.range}/%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"
+    if listener.chain is not Chain.TLS:
+        return f"raw/{LOCAL}"
+    if listener.shared:
+        return f"sni/%DOWNSTREAM_LOCAL_PORT%/{SERVER_NAME}"
+    if listener.tls is not None and listener.tls.default_self_signed:
+        return f"raw/{LOCAL}"
+    return f"tls/{SERVER_NAME}/{LOCAL}"
+
+
+def raw_cluster(address: str, port: int) -> str:
+    return f"raw/{at(address, port)}"
+
+
+def range_cluster(place: int, address: str) -> str:
+    return f"range{place}/{address}"
+
+
+def tls_cluster(server_name: str, address: str, port: int) -> str:
+    return f"tls/{server_name}/{at(address, port)}"
+
+
+def sni_cluster(port: int, server_name: str) -> str:
+    return f"sni/{port}/{server_name}"

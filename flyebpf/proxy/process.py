@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Envoy's control plane, as a process: ``python -m flyebpf.proxy.process SOCKET USER``.
+
+The daemon's child, not the daemon: gRPC and Envoy's messages take a second to load,
+and memory. It has no rights but to its socket. When its input ends it goes on with
+what it knows, so that names whose certificate nobody has asked for yet are served
+while there is no daemon, until the next daemon's process takes its place.
+
+On standard input it gets lines of JSON, ``{"put": [[type, name, body as JSON], …],
+"remove": [[type, name], …]}``, and listens from ``{"ready": true}`` on: before that it
+does not know what there is, and would tell Envoy to forget the rest. On standard
+output it says what has become of it, ``Report`` as JSON, whenever that has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import pwd
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import grpc
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from google.protobuf.json_format import ParseError
+
+from flyebpf.proxy.ads import Snapshot, Stream
+from flyebpf.proxy.resources import Type
+
+log = logging.getLogger(__name__)
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+METHOD = "DeltaAggregatedResources"
+LINE = 256 << 20  # longest line of input, bytes
+GATHER = 0.01  # seconds in which changes are gathered
+OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0))
+
+
+@dataclass(slots=True)
+class Report:
+    """``streams``: of Envoy. ``refused``: what it said of the last resource that it did
+    not take, "" if it has taken all since. ``wrong``: the same, of resources that are
+    none. ``resources``: by kind."""
+
+    listening: bool = False
+    streams: int = 0
+    refused: str = ""
+    wrong: str = ""
+    resources: dict[str, int] | None = None
+
+
+class Session:
+    """One stream and where it goes."""
+
+    def __init__(
+        self, stream: Stream, write: Callable[[DeltaDiscoveryResponse], Awaitable[None]]
+    ) -> None:
+        self.stream = stream
+        self._write = write
+        self._lock = asyncio.Lock()
+
+    async def send(self, make: Callable[[], list[DeltaDiscoveryResponse]]) -> None:
+        """Made and sent in one go, so that nothing older comes after it."""
+        async with self._lock:
+            for response in make():
+                await self._write(response)
+
+
+class Server:
+    """The control plane of one Envoy, or of two while one takes over."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._snapshot = Snapshot()
+        self._sessions: dict[Session, None] = {}
+        self._server: grpc.aio.Server | None = None
+        self._said = Report()
+        self._wrong = ""
+        self._push: asyncio.TimerHandle | None = None
+        self._pushing: set[asyncio.Task[None]] = set()
+
+    async def take(self, line: dict[str, Any]) -> None:
+        """A line of input."""
+        for kind, name, body in line.get("put", ()):
+            try:
+                self._snapshot.put(Type(kind), name, json.loads(body))
+            except (ParseError, ValueError, KeyError, TypeError) as error:
+                self._wrong = f"{kind} {name}: {error}"
+                log.error("not sent to Envoy: %s", self._wrong)
+        for kind, name in line.get("remove", ()):
+            self._snapshot.remove(Type(kind), name)
+        if line.get("ready") and self._server is None:
+            await self._listen()
+        if self._push is None:
+            self._push = asyncio.get_running_loop().call_later(GATHER, self._start_push)
+
+    async def _listen(self) -> None:
+        self._snapshot.join()
+        self._snapshot.take_changes()
+        gc.collect()
+        gc.freeze()
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._serve,
+            request_deserializer=DeltaDiscoveryRequest.FromString,
+            response_serializer=DeltaDiscoveryResponse.SerializeToString,
+        )
+        server = grpc.aio.server(options=OPTIONS)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
+        aside = f"{self._path}.{os.getpid()}"
+        server.add_insecure_port(f"unix:{aside}")
+        await server.start()
+        before = peer(self._path)
+        os.rename(aside, self._path)
+        if before:
+            with contextlib.suppress(OSError):
+                os.kill(before, signal.SIGTERM)
+        self._server = server
+
+    def _start_push(self) -> None:
+        self._push = None
+        task = asyncio.ensure_future(self._push_changes())
+        self._pushing.add(task)
+        task.add_done_callback(self._pushing.discard)
+
+    async def _push_changes(self) -> None:
+        self._snapshot.join()
+        wanted = {name: None for session in self._sessions for name in session.stream.secrets()}
+        self._snapshot.refresh_secrets(wanted)
+        changes = self._snapshot.take_changes()
+        for session in list(self._sessions):
+            await session.send(lambda session=session: session.stream.changed(changes))  # type: ignore[misc]
+        self.report()
+
+    async def _serve(self, _: object, context: Any) -> None:
+        """One stream of Envoy's, until it ends."""
+        session = Session(Stream(self._snapshot), context.write)
+        self._sessions[session] = None
+        self.report()
+        try:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                await session.send(lambda message=message: session.stream.request(message))  # type: ignore[misc]
+                self.report()
+        finally:
+            self._sessions.pop(session)
+            self.report()
+
+    def report(self) -> None:
+        """Say how things are, if that is new."""
+        refused = [session.stream.nack for session in self._sessions if session.stream.nack]
+        now = Report(
+            self._server is not None,
+            len(self._sessions),
+            refused[0] if refused else "",
+            self._wrong,
+            self._snapshot.counts(),
+        )
+        if now != self._said:
+            self._said = now
+            with contextlib.suppress(OSError):  # nobody may be listening any more
+                os.write(sys.stdout.fileno(), (json.dumps(asdict(now)) + "\n").encode())
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has been told all that there is."""
+        return self._server is not None
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+
+
+def peer(path: str) -> int:
+    """The process that listens at a unix socket, 0 for none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        except OSError:
+            return 0
+    return int(struct.unpack("=3i", raw)[0])
+
+
+def drop_rights(user: str) -> None:
+    """Become ``user`` for good, if this is root."""
+    if user and os.getuid() == 0:
+        entry = pwd.getpwnam(user)
+        os.setgroups([])
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+
+
+async def serve(path: str) -> None:
+    """Until SIGTERM, or the end of the input before it was all there."""
+    reader = asyncio.StreamReader(limit=LINE)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    server = Server(path)
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    reading = asyncio.ensure_future(_read(reader, server))
+    reading.add_done_callback(lambda _: None if server.knows else ended.set())
+    await ended.wait()
+    reading.cancel()
+    await server.stop()
+
+
+async def _read(reader: asyncio.StreamReader, server: Server) -> None:
+    while line := await reader.readline():
+        await server.take(json.loads(line))
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="level=%(levelname)s part=proxy msg=%(message)r")
+    drop_rights(sys.argv[2])
+    asyncio.run(serve(sys.argv[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows as Envoy's resources (v3 API, JSON): pure functions.
+
+A resource is (type, name, body). Types are those of :class:`Type`; virtual hosts
+are no resources of Envoy's by themselves: the control plane joins them to route
+configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from flyebpf.model.proxyrows import (
+    Chain,
+    ProxyBindRow,
+    ProxyCertificateRow,
+    ProxyClusterRow,
+    ProxyEndpoint,
+    ProxyRouteRow,
+    ProxyRow,
+    ProxySniRow,
+)
+from flyebpf.proxy import names
+
+Json = dict[str, Any]
+CONNECT_TIMEOUT = "5s"
+IDLE = 60  # seconds, where the app says nothing
+MANY = 1_000_000
+SERVER = "flyebpf"
+ADS: Json = {"ads": {}, "resource_api_version": "V3"}
+OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
+TYPE = "type.googleapis.com/envoy"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+class Type(StrEnum):
+    """Kinds of resources."""
+
+    CLUSTER = "cluster"
+    ENDPOINTS = "endpoints"
+    VHOST = "vhost"  # name: <route configuration>|<route>
+    ROUTES = "routes"  # what virtual hosts of one name are joined to
+    CERTIFICATE = "certificate"
+
+
+class Resource(NamedTuple):
+    """``body`` of a certificate: as :func:`certificate` says."""
+
+    type: Type
+    name: str
+    body: Json
+
+
+def endpoints(row: ProxyClusterRow, name: str) -> Resource:
+    """Of the cluster of this name. Each priority is a group by itself; one without a
+    healthy machine leaves all to the next."""
+    groups: dict[tuple[int, str], list[Json]] = {}
+    for endpoint in row.endpoints:
+        groups.setdefault((endpoint.priority, endpoint.region), []).append(_endpoint(endpoint))
+    body = {
+        "cluster_name": name,
+        "endpoints": [
+            {"priority": priority, "locality": {"region": region}, "lb_endpoints": members}
+            for (priority, region), members in sorted(groups.items())
+        ],
+        "policy": {"overprovisioning_factor": 100_000},
+    }
+    return Resource(Type.ENDPOINTS, name, body)
+
+
+def _endpoint(endpoint: ProxyEndpoint) -> Json:
+    address = {"address": endpoint.address, "port_value": endpoint.port}
+    body: Json = {"endpoint": {"address": {"socket_address": address}}}
+    if endpoint.draining:
+        body["health_status"] = "DRAINING"
+    return body
+
+
+def cluster(row: ProxyClusterRow, name: str) -> Resource:
+    """A cluster of this name with the row's machines. Its endpoints are its own: Envoy
+    asks once for a name, and a second cluster that shares it would wait for them."""
+    body: Json = {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": ADS},
+        "connect_timeout": CONNECT_TIMEOUT,
+        "lb_policy": "LEAST_REQUEST",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": _limits(row),
+    }
+    if row.http:
+        body["typed_extension_protocol_options"] = {HTTP_OPTIONS: _http_options(row)}
+    if row.proxy_proto:
+        body["transport_socket"] = _proxy_proto(row.proxy_proto)
+    return Resource(Type.CLUSTER, name, body)
+
+
+def _limits(row: ProxyClusterRow) -> Json:
+    everything = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    limits: Json = {"thresholds": [dict.fromkeys(everything, MANY)]}
+    if row.hard is not None:
+        limits["per_host_thresholds"] = [{"max_connections": row.hard}]
+    return limits
+
+
+def _http_options(row: ProxyClusterRow) -> Json:
+    protocol = "http2_protocol_options" if row.h2 else "http_protocol_options"
+    options: Json = {
+        "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
+        "explicit_http_config": {protocol: {}},
+        "common_http_protocol_options": {"idle_timeout": f"{IDLE}s"},
+    }
+    return options
+
+
+def _proxy_proto(version: str) -> Json:
+    sockets = f"{TYPE}.extensions.transport_sockets"
+    raw = {"@type": f"{sockets}.raw_buffer.v3.RawBuffer"}
+    return {
+        "name": "envoy.transport_sockets.upstream_proxy_protocol",
+        "typed_config": {
+            "@type": f"{sockets}.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+            "config": {"version": version.upper()},
+            "transport_socket": {"name": "envoy.transport_sockets.raw_buffer", "typed_config": raw},
+        },
+    }
+
+
+def routes(row: ProxyRow, name: str) -> Resource:
+    """A route configuration without its virtual hosts: what all apps' requests get."""
+    tls = name.endswith("https")
+    shared = name.startswith("shared")
+    headers = {
+        "fly-client-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "fly-forwarded-port": "%DOWNSTREAM_LOCAL_PORT%",
+        "fly-region": row.region,
+        "x-forwarded-port": "%DOWNSTREAM_LOCAL_PORT%",
+        "x-forwarded-ssl": "on" if tls else "off",
+        "via": f"%PROTOCOL% {SERVER}",
+    }
+    body: Json = {
+        "name": name,
+        "request_headers_to_add": [_header(key, value) for key, value in headers.items()],
+        "request_headers_to_remove": [
+            *(names.VHOST_HEADER, "x-envoy-external-address"),
+            *("x-envoy-internal", "x-envoy-expected-rq-timeout-ms"),
+        ],
+    }
+    if shared:
+        body["ignore_port_in_host_matching"] = True
+    else:
+        body["vhost_header"] = names.VHOST_HEADER
+    return Resource(Type.ROUTES, name, body)
+
+
+def _header(key: str, value: str) -> Json:
+    return {"header": {"key": key, "value": value}, "append_action": OVERWRITE}
+
+
+def vhosts(
+    row: ProxyRouteRow, binds: Iterable[ProxyBindRow], server_names: Iterable[str]
+) -> Iterator[Resource]:
+    """The route on its app's own addresses (``binds`` lead to it) and on shared ones.
+    ``server_names``: of the app's certificates."""
+    kind = Chain.HTTPS if row.tls else Chain.HTTP
+    own = sorted({domain for bind in binds for domain in _domains(bind, server_names)})
+    shared = sorted(set(row.hosts))
+    for name, domains in ((f"own-{kind}", own), (f"shared-{kind}", shared)):
+        if domains:
+            full = f"{name}|{row.name}"
+            yield Resource(Type.VHOST, full, _vhost(row, domains))
+
+
+def _domains(bind: ProxyBindRow, server_names: Iterable[str]) -> Iterator[str]:
+    for port in range(bind.first_port, bind.last_port + 1):
+        if bind.tls is None:
+            yield names.vhost_domain(bind.address, port)
+        elif bind.tls.default_self_signed:
+            yield names.vhost_domain(bind.address, port, "*")
+        else:
+            for name in (*server_names, names.NO_SERVER_NAME):
+                yield names.vhost_domain(bind.address, port, name)
+
+
+def _vhost(row: ProxyRouteRow, domains: list[str]) -> Json:
+    body: Json = {"name": row.name, "domains": domains, "routes": [_route(row)]}
+    add, remove = _response(row)
+    if add:
+        body["response_headers_to_add"] = add
+    if remove:
+        body["response_headers_to_remove"] = remove
+    if row.options.compress:
+        on = {"@type": f"{TYPE}.config.route.v3.FilterConfig", "config": {}}
+        body["typed_per_filter_config"] = {names.COMPRESSOR: on}
+    return body
+
+
+def _response(row: ProxyRouteRow) -> tuple[list[Json], list[str]]:
+    add: list[Json] = []
+    if not row.options.pristine:
+        add += [_header("fly-request-id", "%REQ(X-REQUEST-ID)%"), _header("server", SERVER)]
+        via = {"key": "via", "value": f"%PROTOCOL% {SERVER}"}
+        add.append({"header": via, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
+    remove = []
+    for key, values in row.options.response_headers:
+        remove.append(key)
+        for value in values:
+            header = {"key": key, "value": value.replace("%", "%%")}
+            add.append({"header": header, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
+    return add, remove
+
+
+def _route(row: ProxyRouteRow) -> Json:
+    match = {"prefix": "/"}
+    if row.force_https:
+        redirect = {"https_redirect": True, "response_code": "MOVED_PERMANENTLY"}
+        return {"match": match, "redirect": redirect}
+    if not row.cluster:
+        return {"match": match, "direct_response": {"status": 503}}
+    idle = row.options.idle_timeout or IDLE
+    action = {"cluster": row.cluster, "timeout": "0s", "idle_timeout": f"{idle}s"}
+    return {"match": match, "route": action}
+
+
+def aliases(bind: ProxyBindRow, place: int | None, server_names: Iterable[str]) -> list[str]:
+    """The names under which a bind that is not HTTP's finds its cluster. ``place``: of
+    a port range. Server names with a wildcard have none: Envoy takes names whole."""
+    if place is not None and bind.chain is Chain.RAW:
+        return [names.range_cluster(place, bind.address)]
+    ports = range(bind.first_port, bind.last_port + 1)
+    if bind.chain is Chain.RAW or (bind.tls is not None and bind.tls.default_self_signed):
+        return [names.raw_cluster(bind.address, port) for port in ports]
+    known = [name for name in server_names if not name.startswith("*")]
+    return [names.tls_cluster(name, bind.address, port) for port in ports for name in known]
+
+
+def sni_alias(row: ProxySniRow) -> str:
+    return names.sni_cluster(row.port, row.host)
+
+
+def certificate(row: ProxyCertificateRow) -> Resource:
+    """``{"hosts": [...], "secret": what Envoy gets, but for its name}``."""
+    secret = {
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": row.chain},
+            "private_key": {"inline_string": row.private_key},
+        }
+    }
+    return Resource(Type.CERTIFICATE, row.name, {"hosts": list(row.hosts), "secret": secret})

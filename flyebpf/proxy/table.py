@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy's rows, and the resources that follow from them.
+
+A change of a row makes only those resources anew that it has a part in, and only
+those that came out otherwise are given out as changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from hashlib import blake2b
+
+from flyebpf.model.proxyrows import (
+    HTTP_CHAINS,
+    Chain,
+    ProxyBindRow,
+    ProxyCertificateRow,
+    ProxyClusterRow,
+    ProxyRouteRow,
+    ProxyRow,
+    ProxySniRow,
+)
+from flyebpf.model.rows import Row
+from flyebpf.proxy import names, resources
+from flyebpf.proxy.chains import RANGES
+from flyebpf.proxy.resources import Resource, Type
+
+KINDS: tuple[type[Row], ...] = (
+    ProxyRow,
+    ProxyCertificateRow,
+    ProxyClusterRow,
+    ProxySniRow,
+    ProxyRouteRow,
+    ProxyBindRow,
+)
+Unit = tuple[type[Row], Hashable]
+"""The resources that one row makes."""
+Put = tuple[Type, str, str]
+"""Type, name, and the body as JSON."""
+Gone = tuple[Type, str]
+
+
+class Index:
+    """Rows by a name that they have in common."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[Hashable, None]] = {}
+
+    def add(self, name: str, key: Hashable) -> None:
+        self._of.setdefault(name, {})[key] = None
+
+    def drop(self, name: str, key: Hashable) -> None:
+        keys = self._of.get(name, {})
+        keys.pop(key, None)
+        if not keys:
+            self._of.pop(name, None)
+
+    def get(self, name: str) -> list[Hashable]:
+        return list(self._of.get(name, ()))
+
+
+class Table:
+    """Rows by kind and key. Not for several threads."""
+
+    def __init__(self) -> None:
+        self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in KINDS}
+        self.places: dict[Hashable, int] = {}
+        """Of binds that are port ranges: which of their address's."""
+        self._binds = Index()  # by target
+        self._app_binds = Index()
+        self._app_routes = Index()
+        self._app_certificates = Index()
+        self._snis = Index()  # by cluster
+        self.stale_binds: dict[Hashable, None] = {}
+        """Binds whose listener may be another one now; whoever looks takes them out."""
+        self._dirty: dict[Unit, None] = {}
+        self._given: dict[Unit, dict[Gone, bytes]] = {}
+
+    def put(self, row: Row) -> None:
+        kind, key = type(row), row.key
+        before = self.rows[kind].get(key)
+        if before == row:
+            return
+        if before is not None:
+            self._unlink(before)
+        self.rows[kind][key] = row
+        self._link(row)
+
+    def remove(self, kind: type[Row], key: Hashable) -> None:
+        row = self.rows[kind].pop(key, None)
+        if row is not None:
+            self._unlink(row)
+            self.places.pop(key, None)
+
+    def forget_given(self) -> None:
+        """Whoever had the resources has lost them: all are changes now."""
+        self._given.clear()
+        self._dirty.update(((kind, key), None) for kind in KINDS for key in self.rows[kind])
+
+    def changes(self) -> tuple[list[Put], list[Gone]]:
+        """Since the last time: what is to be put, and what is gone."""
+        puts: list[Put] = []
+        gone: list[Gone] = []
+        dirty, self._dirty = self._dirty, {}
+        for unit in dirty:
+            before = self._given.pop(unit, {})
+            now: dict[Gone, bytes] = {}
+            for found in self._resources(unit):
+                body = json.dumps(found.body, separators=(",", ":"))
+                name = (found.type, found.name)
+                now[name] = blake2b(body.encode(), digest_size=8).digest()
+                if before.pop(name, None) != now[name]:
+                    puts.append((*name, body))
+            gone += before
+            if now:
+                self._given[unit] = now
+        put = {put[:2] for put in puts}
+        return puts, [name for name in gone if name not in put]
+
+    def _link(self, row: Row) -> None:
+        self._touch(row)
+        match row:
+            case ProxyBindRow():
+                self._binds.add(row.target, row.key)
+                self._app_binds.add(row.app, row.key)
+                self._place(row)
+            case ProxyRouteRow():
+                self._app_routes.add(row.app, row.key)
+            case ProxyCertificateRow():
+                self._app_certificates.add(row.app, row.key)
+            case ProxySniRow():
+                self._snis.add(row.cluster, row.key)
+
+    def _unlink(self, row: Row) -> None:
+        self._touch(row)
+        match row:
+            case ProxyBindRow():
+                self._binds.drop(row.target, row.key)
+                self._app_binds.drop(row.app, row.key)
+            case ProxyRouteRow():
+                self._app_routes.drop(row.app, row.key)
+            case ProxyCertificateRow():
+                self._app_certificates.drop(row.app, row.key)
+            case ProxySniRow():
+                self._snis.drop(row.cluster, row.key)
+
+    def _place(self, row: ProxyBindRow) -> None:
+        """The first place that no other range of the address has. Beyond the last
+        one a range has none, and is served by nobody."""
+        if row.chain is not Chain.RAW or row.first_port == row.last_port:
+            self.places.pop(row.key, None)
+            return
+        if row.key not in self.places:
+            taken = {p for key, p in self.places.items() if _address(key) == row.address}
+            free = [place for place in range(RANGES) if place not in taken]
+            if free:
+                self.places[row.key] = free[0]
+
+    def _touch(self, row: Row) -> None:
+        """The row's resources, and those that are made of it too."""
+        units: list[Unit] = [(type(row), row.key)]
+        match row:
+            case ProxyBindRow() if row.chain in HTTP_CHAINS:
+                units.append((ProxyRouteRow, row.target))
+            case ProxyClusterRow():
+                units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
+                units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
+            case ProxyCertificateRow():
+                units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
+                units += [(ProxyBindRow, key) for key in self._app_binds.get(row.app)]
+                self.stale_binds.update(dict.fromkeys(self._app_binds.get(row.app)))
+        self._dirty.update(dict.fromkeys(units))
+
+    def _resources(self, unit: Unit) -> Iterator[Resource]:
+        kind, key = unit
+        match self.rows[kind].get(key):
+            case ProxyRow() as row:
+                for name in names.ROUTES:
+                    yield resources.routes(row, name)
+            case ProxyCertificateRow() as row if not row.fallback:
+                yield resources.certificate(row)
+            case ProxyClusterRow() as row:
+                if row.http:
+                    yield resources.cluster(row, row.name)
+                    yield resources.endpoints(row, row.name)
+            case ProxySniRow() as row if not row.route:
+                yield from self._alias(row.cluster, [resources.sni_alias(row)])
+            case ProxyRouteRow() as row:
+                binds = [self._bind(of) for of in self._binds.get(row.name)]
+                yield from resources.vhosts(row, binds, self._server_names(row.app))
+            case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
+                place = self.places.get(row.key)
+                found = resources.aliases(self.as_served(row), place, self._server_names(row.app))
+                yield from self._alias(row.target, found)
+
+    def _alias(self, cluster: str, found: list[str]) -> Iterator[Resource]:
+        row = self.rows[ProxyClusterRow].get(cluster)
+        if isinstance(row, ProxyClusterRow):
+            for name in found:
+                yield resources.cluster(row, name)
+                yield resources.endpoints(row, name)
+
+    def _bind(self, key: Hashable) -> ProxyBindRow:
+        row = self.rows[ProxyBindRow][key]
+        assert isinstance(row, ProxyBindRow)
+        return self.as_served(row)
+
+    def as_served(self, row: ProxyBindRow) -> ProxyBindRow:
+        """What the app has signed itself is only shown where it has no certificate: a
+        listener shows the one or the others."""
+        if row.tls is None or not row.tls.default_self_signed or not self._server_names(row.app):
+            return row
+        return replace(row, tls=replace(row.tls, default_self_signed=False))
+
+    def _server_names(self, app: str) -> list[str]:
+        rows = [self.rows[ProxyCertificateRow][key] for key in self._app_certificates.get(app)]
+        certificates = [row for row in rows if isinstance(row, ProxyCertificateRow)]
+        return sorted({host for row in certificates if not row.fallback for host in row.hosts})
+
+
+def _address(key: Hashable) -> Hashable:
+    assert isinstance(key, tuple)
+    address: Hashable = key[0]
+    return address
