@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, TypeVar
 
 from flyebpf.api.backend import Backend, MeshStatus, ServiceCounters
 from flyebpf.errors import FlyebpfError
 from flyebpf.model import codec, sixpn
-from flyebpf.model.certificates import Certificate
 from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.records import (
     Address,
@@ -200,37 +198,8 @@ def address(record: Address, lookup: Lookup) -> Json:
     return {**shown, **place}
 
 
-EXPIRING = 30  # days
 PROXIED = frozenset((AddressKind.SHARED_V4, AddressKind.PRIVATE_V6))
 """Kinds of addresses that only the proxy serves."""
-
-
-def certificate(record: Certificate, lookup: Lookup, now: datetime) -> Json:
-    """Field by field, so that nothing secret can come along."""
-    left = _seconds_to(record.not_after, now)
-    return {
-        "hostname": record.hostname,
-        "app": record.app,
-        **network_fields(lookup.network_of(record.app) if record.app else None),
-        "state": "expired" if left <= 0 else "expiring" if left < EXPIRING * 86400 else "valid",
-        "days_left": int(left // 86400),
-        "not_before": record.not_before,
-        "not_after": record.not_after,
-        "names": list(record.names),
-        "issuer": record.issuer,
-        "self_issued": record.self_issued,
-        "key_type": record.key_type,
-        "fingerprint": record.fingerprint,
-        "created": record.created,
-    }
-
-
-def _seconds_to(text: str, now: datetime) -> float:
-    """0 where a hand wrote what is no time."""
-    try:
-        return (datetime.fromisoformat(text) - now).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
 
 
 def deployment(record: Deployment, lookup: Lookup) -> Json:

@@ -16,13 +16,42 @@ from flyebpf.ops import certificates
 
 ALL = "/v1/certificates"
 ONE = "/v1/certificates/{hostname}"
+EXPIRING = 30  # days
+
+
+def view(record: Certificate, lookup: views.Lookup, now: datetime) -> views.Json:
+    """Field by field, so that nothing secret can come along."""
+    left = _seconds_to(record.not_after, now)
+    return {
+        "hostname": record.hostname,
+        "app": record.app,
+        **views.network_fields(lookup.network_of(record.app) if record.app else None),
+        "state": "expired" if left <= 0 else "expiring" if left < EXPIRING * 86400 else "valid",
+        "days_left": int(left // 86400),
+        "not_before": record.not_before,
+        "not_after": record.not_after,
+        "names": list(record.names),
+        "issuer": record.issuer,
+        "self_issued": record.self_issued,
+        "key_type": record.key_type,
+        "fingerprint": record.fingerprint,
+        "created": record.created,
+    }
+
+
+def _seconds_to(text: str, now: datetime) -> float:
+    """0 where a hand wrote what is no time."""
+    try:
+        return (datetime.fromisoformat(text) - now).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def list_all(call: Call) -> object:
     lookup = views.Lookup(call.store, App, Network)
     now = datetime.now(UTC)
     found = certificates.list_all(call.store, call.query.get("app"))
-    return page([views.certificate(record, lookup, now) for record in found])
+    return page([view(record, lookup, now) for record in found])
 
 
 def add(call: Call) -> object:
@@ -35,7 +64,7 @@ def add(call: Call) -> object:
         chain=body["certificate"],
         key=body["key"],
     )
-    shown = views.certificate(record, views.Lookup(call.store), datetime.now(UTC))
+    shown = view(record, views.Lookup(call.store), datetime.now(UTC))
     return {"certificate": shown, "warnings": warnings(config, record, shown)}
 
 
@@ -59,12 +88,12 @@ def warnings(config: DaemonConfig, record: Certificate, shown: views.Json) -> li
 
 def get(call: Call) -> object:
     record = certificates.get(call.store, call.path["hostname"])
-    return views.certificate(record, views.Lookup(call.store), datetime.now(UTC))
+    return view(record, views.Lookup(call.store), datetime.now(UTC))
 
 
 def remove(call: Call) -> object:
     record = certificates.remove(call.store, call.path["hostname"], call.query.get("app"))
-    return views.certificate(record, views.Lookup(call.store), datetime.now(UTC))
+    return view(record, views.Lookup(call.store), datetime.now(UTC))
 
 
 ROUTES = (
