@@ -56,14 +56,16 @@ inline int mesh_sixpn(struct mesh *m, const struct sixpn *src, const struct sixp
 /* What a host sends as itself: carried packets, and its own to this host. */
 inline int mesh_host(struct mesh *m, const struct sixpn *src, const struct sixpn *dst)
 {
-	if (src->machine || src->suffix != HOST_SUFFIX)
+	if (!mesh_is_of_host(src))
 		return mesh_drop(m, DROP_MESH_SOURCE);
 	if (m->outer.next_header != NEXT_IPV4 && m->outer.next_header != NEXT_IPV6) {
 		if (!dst->machine && dst->suffix == HOST_SUFFIX)
 			return TC_ACT_UNSPEC;
 		return mesh_drop(m, DROP_MESH_FORM);
 	}
-	if (m->outer.next_header != NEXT_IPV4 || !mesh_load_inner(m))
+	if (m->outer.next_header == NEXT_IPV6)
+		return TC_ACT_UNSPEC; /* for mesh6_tc.c */
+	if (!mesh_load_inner(m))
 		return mesh_drop(m, DROP_MESH_INNER);
 	m->port = bpf_htons(dst->suffix);
 	if (dst->machine)
@@ -101,6 +103,7 @@ inline bool mesh_is_nd(struct mesh *m)
 inline int mesh_ipv6(struct mesh *m)
 {
 	struct sixpn src, dst;
+	__u32 reason;
 
 	if (bpf_skb_load_bytes(m->skb, m->l3, &m->outer, sizeof(m->outer)))
 		return mesh_drop(m, DROP_TRUNCATED);
@@ -108,25 +111,9 @@ inline int mesh_ipv6(struct mesh *m)
 		return TC_ACT_UNSPEC;
 	if (m->l3 && mesh_is_nd(m))
 		return TC_ACT_UNSPEC;
-	if (!in_sixpn(&m->outer.src) || !in_sixpn(&m->outer.dst) ||
-	    bpf_ntohl(m->outer.version) >> 28 != 6 || m->skb->vlan_present)
-		return mesh_drop(m, DROP_MESH_FORM);
-	if (!mesh_is_train(m) && m->l3 + sizeof(m->outer) +
-				       bpf_ntohs(m->outer.length) > m->skb->len)
-		return mesh_drop(m, DROP_TRUNCATED);
-	/* in mesh form, so what is called network is the host */
-	src = sixpn_of(&m->outer.src);
-	dst = sixpn_of(&m->outer.dst);
-	if (!is_host_number(src.network) || !is_host_number(dst.network) ||
-	    is_host_number(src.host) || is_host_number(dst.host))
-		return mesh_drop(m, DROP_MESH_FORM);
-	if (dst.network != m->settings->host)
-		return mesh_drop(m, DROP_MESH_NOT_HERE);
-	if (!get_host(src.network))
-		return mesh_drop(m, DROP_MESH_SOURCE);
-	if (src.host != dst.host)
-		return mesh_drop(m, DROP_MESH_NETWORK);
-	m->from = src.network;
+	reason = mesh_outer(m, &src, &dst);
+	if (reason)
+		return mesh_drop(m, reason);
 	return dst.host ? mesh_sixpn(m, &src, &dst) : mesh_host(m, &src, &dst);
 }
 

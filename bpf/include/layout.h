@@ -354,6 +354,14 @@ struct frag6 {
 	__u32 pad;
 };
 
+/* The one entry of `mesh_scratch` (per CPU): what a program's stack has no room
+ * for. tuple: a struct tuple. */
+struct mesh_scratch {
+	__u64 tuple[5];
+	struct frag6_key key;
+	struct frag6 frag;
+};
+
 /* Per CPU. */
 struct service_stats {
 	__u64 in_packets;

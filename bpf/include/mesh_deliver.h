@@ -21,14 +21,16 @@ inline void mesh_tuple(const struct mesh *m, struct tuple *t)
 
 /* A flow that is not here yet. The edge has chosen the machine and the port; that
  * replies from there are recognized is what this host has to see to: where they
- * could be other flows', it remembers which. Returns a drop reason or 0. */
+ * could be other flows', it remembers which. family: as in struct reply_key.
+ * Returns a drop reason or 0. */
 inline __u32 mesh_new_flow(struct mesh *m, const struct tuple *t, __u64 hash,
-			   __u32 vip_index)
+			   __u32 vip_index, __u8 family)
 {
 	struct reply_key key = {
 		.slot = m->slot_index,
 		.port = m->port,
 		.proto = t->proto,
+		.family = family,
 	};
 	struct reply *reply = map_lookup(replies, &key);
 	struct flow values = {
@@ -119,7 +121,7 @@ inline int deliver_l4(struct mesh *m, __u32 vip_index)
 	if (mesh_client_is_here(m, &tuple, hash))
 		return mesh_drop(m, DROP_MESH_SOURCE);
 	if (how & STEER_NEW || !mesh_old_flow(m, &tuple, hash, how)) {
-		reason = mesh_new_flow(m, &tuple, hash, vip_index);
+		reason = mesh_new_flow(m, &tuple, hash, vip_index, 0);
 		if (reason)
 			return mesh_drop(m, reason);
 	}

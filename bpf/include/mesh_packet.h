@@ -56,6 +56,38 @@ inline struct slot *mesh_slot(struct mesh *m, __u32 network, __u32 machine)
 	return slot;
 }
 
+/* Whether the outer header is one that a host of the mesh sends to this one, and
+ * its fields. Sets m->from. Returns a drop reason or 0. */
+inline __u32 mesh_outer(struct mesh *m, struct sixpn *src, struct sixpn *dst)
+{
+	if (!in_sixpn(&m->outer.src) || !in_sixpn(&m->outer.dst) ||
+	    bpf_ntohl(m->outer.version) >> 28 != 6 || m->skb->vlan_present)
+		return DROP_MESH_FORM;
+	if (!mesh_is_train(m) && m->l3 + sizeof(m->outer) +
+				       bpf_ntohs(m->outer.length) > m->skb->len)
+		return DROP_TRUNCATED;
+	/* in mesh form, so what is called network is the host */
+	*src = sixpn_of(&m->outer.src);
+	*dst = sixpn_of(&m->outer.dst);
+	if (!is_host_number(src->network) || !is_host_number(dst->network) ||
+	    is_host_number(src->host) || is_host_number(dst->host))
+		return DROP_MESH_FORM;
+	if (dst->network != m->settings->host)
+		return DROP_MESH_NOT_HERE;
+	if (!get_host(src->network))
+		return DROP_MESH_SOURCE;
+	if (src->host != dst->host)
+		return DROP_MESH_NETWORK;
+	m->from = src->network;
+	return DROP_NONE;
+}
+
+/* What a host sends as itself. */
+inline bool mesh_is_of_host(const struct sixpn *src)
+{
+	return !src->machine && src->suffix == HOST_SUFFIX;
+}
+
 /* The carried IPv4 header. Returns false for what no host sends. The checksum is
  * looked at because a VM of that host can choose two bytes that are written
  * behind its programs, see vm_ip_sums_up. */

@@ -8,26 +8,36 @@
 #include "mesh_packet.h"
 
 /* The client's flow, as far as the sender is the host of its machine: where the
- * client came in, or 0. */
+ * client came in, or 0. state: FLOW_* that the packet adds. */
+inline __u32 return_tuple(const struct mesh *m, const struct tuple *tuple,
+			  __u8 state)
+{
+	__u64 hash = tuple_hash(tuple, m->settings->seed);
+	struct flow *f = flow_find(m->settings, tuple, hash);
+	struct slot *slot = f ? flow_slot(f, hash) : 0;
+
+	if (!slot || !(slot->flags & SLOT_REMOTE) || slot->host != m->from)
+		return 0;
+	if (state)
+		flow_touch(f, state);
+	return f->ifindex;
+}
+
+/* FLOW_* that an answer adds; flags: of TCP */
+inline __u8 return_state(__u8 flags)
+{
+	return FLOW_REPLIED | (flags & (TH_FIN | TH_RST) ? FLOW_CLOSING : 0);
+}
+
 inline __u32 return_flow(const struct mesh *m)
 {
 	struct tuple tuple = { .proto = m->ip.protocol };
-	struct slot *slot;
-	struct flow *f;
-	__u64 hash;
 
 	addr_from_ipv4(&tuple.client, m->ip.daddr);
 	addr_from_ipv4(&tuple.vip, m->ip.saddr);
 	tuple.client_port = m->ports.dest;
 	tuple.vip_port = m->ports.source;
-	hash = tuple_hash(&tuple, m->settings->seed);
-	f = flow_find(m->settings, &tuple, hash);
-	slot = f ? flow_slot(f, hash) : 0;
-	if (!slot || !(slot->flags & SLOT_REMOTE) || slot->host != m->from)
-		return 0;
-	flow_touch(f, FLOW_REPLIED |
-			      (m->flags & (TH_FIN | TH_RST) ? FLOW_CLOSING : 0));
-	return f->ifindex;
+	return return_tuple(m, &tuple, return_state(m->flags));
 }
 
 /* Where the client came in, or 0. */

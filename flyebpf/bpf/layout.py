@@ -278,6 +278,10 @@ class Frag6(ct.Structure):
     )
 
 
+class MeshScratch(ct.Structure):
+    _fields_ = (("tuple", U64 * 5), ("key", Frag6Key), ("frag", Frag6))
+
+
 class ServiceStats(ct.Structure):
     _fields_ = (
         ("in_packets", U64),

@@ -89,7 +89,7 @@ class Id(ct.Structure):
 
 
 INDEPENDENT = (
-    *("drops", "counts", "hosts", "names", "dns_scratch", "egress_policy"),
+    *("drops", "counts", "hosts", "names", "dns_scratch", "mesh_scratch", "egress_policy"),
     *("proxies", "proxy_sockets", "proxy_own"),
 )
 """Maps in which no index of another map is, nor is theirs in any."""
@@ -143,6 +143,7 @@ def plain_specs(config: DataplaneConfig) -> tuple[MapSpec, ...]:
         MapSpec("names", hash_, layout.NameKey, layout.Name, config.names, BPF_F_NO_PREALLOC),
         MapSpec("dns_limits", array, u32, layout.DnsLimit, machines),
         MapSpec("dns_scratch", per_cpu, u32, layout.DnsScratch, 1),
+        MapSpec("mesh_scratch", per_cpu, u32, layout.MeshScratch, 1),
         MapSpec("icmp_limit", per_cpu, u32, layout.IcmpLimit, 1 + machines),
         MapSpec("replies", hash_, layout.ReplyKey, layout.Reply, services),
         MapSpec("flows", array, u32, layout.FlowBucket, buckets),

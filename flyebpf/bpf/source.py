@@ -39,6 +39,7 @@ PROGRAMS = (
     ProgramSpec("edge_xdp", "xdp"),
     ProgramSpec("edge_tc", "tc"),
     ProgramSpec("mesh_tc", "tc"),
+    ProgramSpec("mesh6_tc", "tc"),
     ProgramSpec("peer_tc", "tc"),
     ProgramSpec("vm_tc", "tc"),
     ProgramSpec("vm_out", "tc"),

@@ -5,8 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from flyebpf.drivers.mesh_tools import OWN_SETTINGS, SETTINGS, Tools, are_set, write_settings
-from flyebpf.drivers.netlink_io import filter_name
+from flyebpf.drivers.mesh_tools import (
+    OWN_SETTINGS,
+    PLACES,
+    SETTINGS,
+    Tools,
+    are_set,
+    write_settings,
+)
 from flyebpf.drivers.netlink_mesh import Facts
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.rows import MeshRow, Row
@@ -36,17 +42,17 @@ class MeshDevices:
             facts = self._mesh.look(name)
             if facts is None:
                 continue
-            guard = self._netlink.filter(name, facts.ifindex)
-            if name in made and not self._is_peers(guard):
-                found[name] = self._state(name, facts, guard, made=True)
-            elif f":{ROLE}:" in guard:
-                found[name] = self._state(name, facts, guard, made=False)
+            guards = self._tools.guards(name, facts)
+            if name in made and not self._is_peers(guards[0]):
+                found[name] = self._state(name, facts, guards, made=True)
+            elif f":{ROLE}:" in guards[0]:
+                found[name] = self._state(name, facts, guards, made=False)
         return found
 
     def _is_peers(self, guard: str) -> bool:
         return ":peer_tc:" in guard
 
-    def _state(self, name: str, facts: Facts, guard: str, *, made: bool) -> object:
+    def _state(self, name: str, facts: Facts, guards: tuple[str, ...], *, made: bool) -> object:
         key, port = "", 0
         if made:
             try:
@@ -62,7 +68,7 @@ class MeshDevices:
         settings = are_set(name, OWN_SETTINGS if made else SETTINGS)
         settings = settings and (not made or self._devices.has_room(name))
         mtu = facts.mtu if made else self._enough(facts.mtu, row)
-        return guard, facts.up, mtu, key, port, addresses, settings
+        return guards, facts.up, mtu, key, port, addresses, settings
 
     def _enough(self, mtu: int, row: MeshRow | None) -> int:
         return row.mtu if row is not None and mtu >= row.mtu else mtu
@@ -71,8 +77,8 @@ class MeshDevices:
         assert isinstance(row, MeshRow)
         self.rows.setdefault(row.interface, row)  # of an earlier daemon, in place
         key = "" if row.underlay == PLAIN else self._tools.keys.public(row.generation)
-        guard = filter_name(ROLE, self._tools.programs[ROLE])
-        return guard, True, row.mtu, key, row.port, frozenset(row.addresses), True
+        guards = self._tools.wanted(ROLE)
+        return guards, True, row.mtu, key, row.port, frozenset(row.addresses), True
 
     def put(self, row: MeshRow) -> Failure | None:
         try:
@@ -147,7 +153,8 @@ class MeshDevices:
                     self._mesh.drop_address(name, facts.ifindex, cidr)
                 for route in self._mesh.routes().get(facts.ifindex, ()):
                     self._mesh.drop_route(name, route)
-                self._netlink.unguard(name, facts.ifindex)
+                for at in PLACES:
+                    self._netlink.unguard(name, facts.ifindex, at=at)
         except FlyebpfError as error:
             return Failure(MeshRow, name, error.message, error.remedy)
         self.rows.pop(name, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flyebpf.bpf.program import Program
 from flyebpf.drivers import sysctl
-from flyebpf.drivers.netlink_io import Netlink, filter_name
+from flyebpf.drivers.netlink_io import HANDLE, SECOND, Netlink, filter_name
 from flyebpf.drivers.netlink_mesh import Facts, MeshNetlink
 from flyebpf.drivers.wireguard_devices import WireguardDevices
 from flyebpf.drivers.wireguard_keys import Keys
@@ -22,6 +22,16 @@ SETTINGS: Settings = {
 }
 OWN_SETTINGS: Settings = {**SETTINGS, ("ipv6", "addr_gen_mode"): "1"}
 """Of devices that we made: no link-local address, and so no multicast of it."""
+
+
+PLACES = (HANDLE, SECOND)
+BEHIND = {"mesh_tc": "mesh6_tc"}
+"""What a program leaves to another one behind it."""
+
+
+def roles_of(role: str) -> tuple[str, ...]:
+    """The programs of a device, in the order of PLACES."""
+    return (role, BEHIND[role]) if role in BEHIND else (role,)
 
 
 @dataclass(slots=True)
@@ -48,11 +58,22 @@ class Tools:
         return facts
 
     def guard(self, name: str, facts: Facts, role: str) -> None:
-        """The program at its ingress."""
-        program = self.programs[role]
-        found = self.netlink.filter(name, facts.ifindex)
-        if found != filter_name(role, program) and not (found and self.hold):
-            self.netlink.guard(name, facts.ifindex, program, role)
+        """The program at its ingress, and before that the one behind it."""
+        guards = self.guards(name, facts)
+        wanted = self.wanted(role)
+        held = self.hold and any(guards)
+        for at in reversed(range(len(wanted))):
+            if guards[at] != wanted[at] and not held:
+                program = self.programs[roles_of(role)[at]]
+                self.netlink.guard(name, facts.ifindex, program, roles_of(role)[at], at=PLACES[at])
+
+    def guards(self, name: str, facts: Facts) -> tuple[str, ...]:
+        """Our filters at its ingress, in their order; "" for one that is not there."""
+        return tuple(self.netlink.filter(name, facts.ifindex, at=at) for at in PLACES)
+
+    def wanted(self, role: str) -> tuple[str, ...]:
+        """What :meth:`guards` should say of a device of this role."""
+        return tuple(filter_name(name, self.programs[name]) for name in roles_of(role))
 
     def set_up(self, name: str, key: int | str, port: int) -> None:
         """Its key and its port, written only when they are others."""

@@ -31,7 +31,7 @@ from flyebpf.bpf.layout import (
     Slot,
 )
 from tests import packets6 as p6
-from tests.bpf.rig import TCP, UDP, Outcome, Rig, u32
+from tests.bpf.rig import TCP, UDP, Outcome, Rig, Tc, u32
 from tests.packets import VIP, VIP2
 
 FAR, FAR_UDP, TWINS = 10, 11, 12
@@ -139,5 +139,8 @@ def via(host: int) -> bytes:
 
 
 def mesh(rig: Rig, frame: bytes | Packet, **gso: int) -> Outcome:
-    """``mesh_tc`` on a frame from the mesh."""
-    return rig.tc(frame, "lan0", program="mesh_tc", **gso)
+    """``mesh_tc`` on a frame from the mesh, and ``mesh6_tc`` on what that leaves."""
+    outcome = rig.tc(frame, "lan0", program="mesh_tc", **gso)
+    if outcome.verdict == Tc.UNSPEC:
+        return rig.tc(frame, "lan0", program="mesh6_tc", **gso)
+    return outcome

@@ -12,11 +12,13 @@ from scapy.packet import Packet
 from flyebpf.bpf import syscalls
 from flyebpf.bpf.syscalls import libbpf, possible_cpus
 from flyebpf.model.reasons import Count
-from tests.bpf.rig import Outcome, Rig, is_left_to_vm6
+from tests.bpf.rig import Outcome, Rig, Tc, is_left_to_vm6
 
 ROOM = 2048
 XDP_MD = 24  # bytes of struct xdp_md
 SK_BUFF = 192  # and of struct __sk_buff
+BEHIND = {"vm_tc": "vm6_tc", "mesh_tc": "mesh6_tc"}
+"""What a program leaves to the filter behind it."""
 
 
 class Fast:
@@ -35,7 +37,9 @@ class Fast:
             repeat=1,
         )
         self._fd = rig.programs[program].fd
-        self._vm6 = rig.programs["vm6_tc"].fd if program == "vm_tc" else 0
+        behind = BEHIND.get(program, "")
+        self._behind = rig.programs[behind].fd if behind else 0
+        self._is_vm = program == "vm_tc"
         self._run = libbpf().bpf_prog_test_run_opts
         self._run.argtypes = (ct.c_int, ct.c_void_p)
         self._lookup = libbpf().bpf_map_lookup_elem
@@ -65,9 +69,8 @@ class Fast:
 
     def run(self, frame: bytes) -> tuple[int, bytes]:
         verdict, data = self._run_one(self._fd, frame)
-        if self._vm6 and is_left_to_vm6(verdict, frame):
-            return self._run_one(self._vm6, frame)
-        return verdict, data
+        left = is_left_to_vm6(verdict, frame) if self._is_vm else verdict == Tc.UNSPEC
+        return self._run_one(self._behind, frame) if self._behind and left else (verdict, data)
 
     def _run_one(self, program: int, frame: bytes) -> tuple[int, bytes]:
         size = len(frame)

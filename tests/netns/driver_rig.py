@@ -61,5 +61,6 @@ def programs() -> dict[str, Program]:
         "vm_tc": program(TC, "vm_tc"),
         "vm_out": program(TC, "vm_out"),
         "dns": program(TC, "dns"),
+        "vm6_tc": program(TC, "vm6_tc"),
         "host_tc": program(TC, "host_tc"),
     }

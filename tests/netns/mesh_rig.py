@@ -25,7 +25,7 @@ MTU = 1420
 
 def stand_ins() -> dict[str, Program]:
     """Programs that let everything through, which the mesh's own do not."""
-    return {name: program(TC, name) for name in ("mesh_tc", "peer_tc")}
+    return {name: program(TC, name) for name in ("mesh_tc", "mesh6_tc", "peer_tc")}
 
 
 def eventually(what: Callable[[], object], patience: float = 5.0) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator
 
 import pytest
 
+from flyebpf.api.client import path
+from flyebpf.lab import addressing
 from tests.netns.cluster import Cluster
 from tests.netns.conftest import CreateApp
 from tests.netns.rig import App, service
@@ -66,6 +70,39 @@ def test_udp_through_every_host(cluster: Cluster, echo: App, edge: str) -> None:
     command = f"echo hi | socat -t 5 - UDP4:{echo.vip}:7777,sourceport=4321"
     answer = cluster.run("client2", "sh", "-c", command).stdout
     assert f"saw {cluster.lab.clients['client2'].address}:4321 say hi" in answer
+
+
+@pytest.fixture(scope="module")
+def six(cluster: Cluster, cluster_app: CreateApp) -> Iterator[App]:
+    """nginx and a UDP echo server on host2, at an IPv6 address."""
+    app = cluster_app("x-six", service("tcp", 8080, 80), service("udp", 5000, 7777))
+    vip = cluster.api().post(path("apps", "x-six", "addresses"), {"type": "v6"})["address"]
+    cluster.add_nginx(app, "x-six", host="host2")
+    echo = (sys.executable, "-m", "flyebpf.lab.udp_echo", "--bind", "::", "--name", "x-six")
+    with cluster.background("x-six", *echo):
+        cluster.until(lambda: cluster.listening("x-six", "udp", 5000), "the echo server listens")
+        yield App("x-six", vip)
+    cluster.api().post(path("apps", "x-six", "addresses", "release"), {"addresses": [vip]})
+
+
+@pytest.mark.parametrize("edge", ALL)
+def test_ipv6_through_every_host(cluster: Cluster, six: App, edge: str) -> None:
+    """By TCP, with answers and requests that are longer than the mesh takes, and UDP;
+    the client's address preserved, and an error of the machine's host for the client."""
+    cluster.edge(six.vip, edge)
+    client = addressing.client_link6(1).node
+    assert f"sees it: {client}:" in cluster.curl("client1", f"http://[{six.vip}]/")
+    long = ["-H", f"X-Long: {'x' * 6000}"]
+    answer = cluster.run("client1", "curl", "-sS", "-m", "5", *long, f"http://[{six.vip}]/")
+    assert "in VM x-six" in answer.stdout
+    say = f"echo hi | socat -t 5 - UDP6:[{six.vip}]:7777,sourceport=4321"
+    assert f"saw {client}:4321 say hi" in cluster.run("client1", "sh", "-c", say).stdout
+    # of 1452 bytes: the edge says what fits, and from then on the client makes fragments
+    send = f"head -c 1452 /dev/zero | tr '\\0' x | socat -b 8192 -t 2 - UDP6:[{six.vip}]:7777"
+    for _ in range(2):
+        answer = cluster.run("client1", "sh", "-c", send, check=False)
+    assert answer.stdout.endswith("x" * 1452)
+    assert " 0% packet loss" in cluster.run("client1", "ping", "-c", "2", six.vip).stdout
 
 
 def test_flows_that_are_spread_over_all_hosts(cluster: Cluster, web: App) -> None:
