@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* tc ingress of every VM's interface, after vm_tc: what a VM sends to the host's
- * DNS server, fdaa::3.
+ * DNS server, fdaa::3, and to Flycast addresses of its network.
  *
  * A query for a name that the plan has entered in `names` is answered at once;
  * everything else goes to the host port, behind which the server is. Both are
@@ -12,6 +12,7 @@
 #include <linux/types.h>
 #include <linux/in.h>
 #include "dns_answer.h"
+#include "flycast.h"
 #include "sixpn.h"
 
 /* What a machine may ask in 16 jiffies; 16,000 answers a second at 250 Hz. */
@@ -128,7 +129,7 @@ inline struct name *dns_find(struct dns *d, const struct ip6 *ip)
 }
 
 /* Into the host's stack. */
-inline int dns_pass(struct dns *d)
+inline int host_pass(struct dns *d, __u32 what)
 {
 	struct ip6 *ip = ip6_header(d->skb);
 	struct ethhdr *eth;
@@ -137,9 +138,20 @@ inline int dns_pass(struct dns *d)
 		return tc_drop(d->skb, DROP_VM_TO_HOST);
 	eth = (void *)ip - IP6_AT;
 	mac_copy(eth->h_dest, d->settings->host_mac);
-	d->limit->left -= COST_PASS;
-	count(COUNT_DNS_PASSED);
+	count(what);
 	return bpf_redirect(d->settings->host_port, BPF_F_INGRESS);
+}
+
+inline int dns_pass(struct dns *d)
+{
+	d->limit->left -= COST_PASS;
+	return host_pass(d, COUNT_DNS_PASSED);
+}
+
+inline int flycast_pass(struct dns *d)
+{
+	d->skb->mark = PROXY_MARK;
+	return host_pass(d, COUNT_PROXY);
 }
 
 int dns(struct __sk_buff *skb)
@@ -162,10 +174,14 @@ int dns(struct __sk_buff *skb)
 		return tc_drop(skb, DROP_VM_TO_HOST);
 	/* vm_tc has seen to all of this; nothing may depend on a filter's order */
 	to = sixpn_of(&ip->dst);
-	if (!is_nameserver(&to, 0))
+	if (!is_nameserver(&to, 0) && to.host != FLYCAST_HOST)
 		return tc_drop(skb, DROP_VM_TO_HOST);
 	if (!sixpn_is_of(&ip->src, d.slot))
 		return tc_drop(skb, DROP_SPOOFED_IP);
+	if (to.host == FLYCAST_HOST)
+		return d.settings->proxy && is_flycast(&to, d.slot->network, ip->next) ?
+			       flycast_pass(&d) :
+			       tc_drop(skb, DROP_NEEDS_PROXY);
 	if (!dns_may(&d, *index))
 		return tc_drop(skb, DROP_DNS_LIMIT);
 	name = dns_find(&d, ip);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* tc ingress of the host port's far end: what the host's stack sends to machines
- * and users' peers. Only answers of its DNS server are let through; the routes
- * lead all of private networks' addresses here, whoever of the host sends there.
+ * and users' peers. Only answers of its DNS server and of Flycast addresses are let
+ * through; the routes lead all of private networks' addresses here, whoever of the
+ * host sends there.
  */
 #define BPF_LICENSE Dual BSD/GPL
 
 #include <linux/types.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include "flycast.h"
 #include "ip6.h"
 #include "sixpn.h"
 #include "tc.h"
@@ -18,6 +20,15 @@ struct host_packet {
 	struct ip6 *ip; /* in the frame */
 	struct sixpn to;
 };
+
+/* From a Flycast address of the network, on a host with a proxy. */
+inline bool host_is_flycast(const struct host_packet *p)
+{
+	struct sixpn from = sixpn_of(&p->ip->src);
+
+	return p->settings->proxy && in_sixpn(&p->ip->src) &&
+	       is_flycast(&from, p->to.network, p->ip->next);
+}
 
 /* An answer of the DNS server of the network, or an error about a query. */
 inline bool host_is_answer(const struct host_packet *p)
@@ -75,7 +86,8 @@ int host_tc(struct __sk_buff *skb)
 		return tc_drop(skb, DROP_HOST_SOURCE);
 	p.to = sixpn_of(&p.ip->dst);
 	if (!in_sixpn(&p.ip->dst) || !p.to.network ||
-	    is_host_number(p.to.network) || !host_is_answer(&p))
+	    is_host_number(p.to.network) ||
+	    (!host_is_answer(&p) && !host_is_flycast(&p)))
 		return tc_drop(skb, DROP_HOST_SOURCE);
 	if (p.to.host != p.settings->host)
 		return tc_drop(skb, DROP_SIXPN_HOST);

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flyebpf import certmetrics, dnsmetrics, meshmetrics
+from flyebpf import certmetrics, dnsmetrics, meshmetrics, proxymetrics
 from flyebpf.api.backend import Backend, DaemonStatus
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DESCRIPTIONS, DropReason
@@ -42,6 +42,9 @@ class Measured(Backend, Protocol):
     def certificate_ends(self) -> Sequence[str]:
         """When each certificate expires, RFC 3339 in UTC."""
 
+    def proxy(self) -> Mapping[str, Any] | None:
+        """What the proxy counts; None where this host has none."""
+
     def reconciling(self) -> Mapping[str, float]:
         """``failures``, ``drift_repaired``, ``last_sync_seconds``,
         ``last_full_seconds``."""
@@ -59,6 +62,7 @@ class Collector:
         yield from self._counts()
         yield from self._fences()
         yield from self._reconciling()
+        yield from proxymetrics.proxy(self._backend.proxy())
         yield from self._daemon()
 
     def _services(self) -> Iterator[Metric]:

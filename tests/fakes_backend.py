@@ -83,6 +83,7 @@ class FakeBackend:
     dig_answer: DigAnswer = WEB
     answers: dict[tuple[str, str], DigAnswer] = field(default_factory=dict)
     dns_says: dict[str, Any] | None = field(default_factory=lambda: deepcopy(DNS))
+    proxy_says: Mapping[str, Any] | None = None
     names_used: int = 3
 
     def status(self) -> DaemonStatus:
@@ -145,6 +146,9 @@ class FakeBackend:
     def dig(self, network: int, name: str, type: str, *, tcp: bool) -> DigAnswer:
         self.asked = (network, name, type, tcp)
         return self.answers.get((name, type), self.dig_answer)
+
+    def proxy(self) -> Mapping[str, Any] | None:
+        return self.proxy_says
 
     def dns(self) -> Mapping[str, Any] | None:
         return self.dns_says

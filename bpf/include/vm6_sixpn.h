@@ -15,14 +15,15 @@
 
 /* Whether an address of fdaa::/16 is one that the machine may try. Returns a
  * drop reason or 0. */
-inline __u32 sixpn_check(const struct slot *slot, const struct sixpn *to)
+inline __u32 sixpn_check(const struct settings *s, const struct slot *slot,
+			 const struct sixpn *to)
 {
 	if (!to->network || is_host_number(to->network))
 		return DROP_SIXPN_ADDRESS;
 	if (to->network != slot->network)
 		return DROP_SIXPN_NETWORK;
 	if (to->host == FLYCAST_HOST)
-		return DROP_NEEDS_PROXY;
+		return s->proxy ? DROP_NONE : DROP_NEEDS_PROXY;
 	if (!is_host_number(to->host) || !to->machine)
 		return DROP_SIXPN_ADDRESS;
 	return DROP_NONE;
@@ -123,8 +124,9 @@ inline int vm6_sixpn(struct vm6 *p)
 
 	if (is_nameserver(&to, 0))
 		return vm6_nameserver(p);
-	reason = p->from == FROM_OWN ? sixpn_check(p->slot, &to) :
-				       DROP_SPOOFED_IP;
+	reason = p->from == FROM_OWN ?
+			 sixpn_check(p->settings, p->slot, &to) :
+			 DROP_SPOOFED_IP;
 
 	if (!reason)
 		reason = sixpn_protocol(p);
@@ -134,6 +136,8 @@ inline int vm6_sixpn(struct vm6 *p)
 		reason = vm6_check_offload(p);
 	if (reason)
 		return tc_drop(p->skb, reason);
+	if (to.host == FLYCAST_HOST) /* the next program at the interface, dns.c */
+		return TC_ACT_UNSPEC;
 	if (to.host != p->slot->host)
 		return sixpn_to_host(p, to.host);
 	if (to.machine == PEER_MACHINE)

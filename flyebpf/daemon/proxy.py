@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flyebpf.api.backend import Problem
+from flyebpf.api.backend import Problem, Severity
 from flyebpf.drivers.proxy import ProxyDriver
 from flyebpf.drivers.proxy_envoy import Envoy, ask, end, peer
 from flyebpf.errors import FlyebpfError
@@ -26,6 +26,7 @@ LOOK = 1.0  # seconds between looks at an Envoy that runs
 READY = 10.0  # seconds that one may take to listen
 STEP = 0.02
 BACKOFF = (0.0, 0.1, 0.5, 1.0)  # seconds before a start, after so many in a row that failed
+RECENT = 600.0  # seconds for which an end is told of
 DRAIN = 60.0  # seconds that an older Envoy has for its connections
 
 
@@ -41,6 +42,7 @@ class ProxyAgent:
         self._draining: dict[int, float] = {}
         self.restarts = 0
         """Envoys that ended by themselves."""
+        self._last_end = 0.0
         self.pid = 0
         self.serving = False
 
@@ -59,6 +61,15 @@ class ProxyAgent:
                 "proxy",
                 self._problem,
                 "Services with handlers are not served; see the daemon's log.",
+            )
+        since = time.monotonic() - self._last_end
+        if self.restarts and since < RECENT:
+            yield Problem(
+                "proxy",
+                f"Envoy has ended by itself and was started again ({self.restarts} since the "
+                f"daemon's start, the last one {since:.0f} s ago)",
+                f"See {self._driver.paths.log}, and the kernel's log for its memory.",
+                Severity.WARNING,
             )
         feed = self._driver.feed
         for text in (feed.report.get("refused"), feed.report.get("wrong")) if feed else ():
@@ -110,6 +121,7 @@ class ProxyAgent:
         self.serving = False
         if self.pid:
             self.restarts += 1
+            self._last_end = time.monotonic()
             log.error("Envoy %d has ended; it is started again", self.pid)
         self.pid = 0
         self._driver.changed.wait(BACKOFF[min(self._failed, len(BACKOFF) - 1)])

@@ -111,6 +111,7 @@ def ruleset(rows: Sequence[NatRow], group: int, mesh: Mesh) -> str:
     meta iifgroup {group} meta mark {PROXY_MARK} meta l4proto tcp accept
     meta iifgroup {group} counter name vm_to_host drop
     iifname "{HOST_PORT}" ip6 daddr {SIXPN} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{HOST_PORT}" meta mark {PROXY_MARK} meta l4proto {{ tcp, ipv6-icmp }} accept
     iifname "{HOST_PORT}" counter name host_port drop
   }}
   chain outside {{

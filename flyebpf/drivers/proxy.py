@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 
 from flyebpf.bpf.program import Program
@@ -31,6 +32,7 @@ from flyebpf.reconcile.base import Failure
 
 log = logging.getLogger(__name__)
 ROLE = "steer_sklookup"
+NETWORKS = IPv6Network("fdaa::/16")
 OWN = u32(0)  # value of `proxies` for this host's own
 
 
@@ -63,6 +65,7 @@ class ProxyDriver:
         self.changed = threading.Event()
         """Set when another Envoy is wanted."""
         self._settled = False
+        self._flycast: dict[str, set[Hashable]] = {}  # addresses, and what is bound there
         self._snis: dict[int, int] = {}  # ports of shared addresses: rows that want them
 
     def close(self) -> None:
@@ -121,12 +124,32 @@ class ProxyDriver:
     def _bind(self, row: ProxyBindRow) -> None:
         place = self._table.places.get(row.key)
         served = self._table.as_served(row)
+        if _is_private(row.address):
+            self._want_flycast(row.address, row.key)
         self._binds.set(row.key, proxy_steer.bind_entries(served, place))
+
+    def _want_flycast(self, address: str, key: Hashable) -> None:
+        """Flycast addresses are in no pool: each is local by itself."""
+        keys = self._flycast.setdefault(address, set())
+        if not keys:
+            self._binds.set(("flycast", address), proxy_steer.address_entries(address))
+            self._netlink.add_local(f"{address}/128")
+        keys.add(key)
+
+    def _drop_flycast(self, key: Hashable) -> None:
+        address = str(key[0]) if isinstance(key, tuple) else ""
+        keys = self._flycast.get(address, set())
+        keys.discard(key)
+        if address in self._flycast and not keys:
+            self._netlink.drop_local(f"{address}/128")
+            self._binds.set(("flycast", address), {})
+            del self._flycast[address]
 
     def _delete(self, kind: type[Row], key: Hashable) -> None:
         row = self._table.rows[kind].get(key)
         if kind is ProxyBindRow:
             self._binds.set(key, {})
+            self._drop_flycast(key)
         elif isinstance(row, ProxySniRow):
             self._want_port(row.port, -1)
         elif kind is ProxyRow:
@@ -166,12 +189,13 @@ class ProxyDriver:
         """Who is refused before anything is local: the program first."""
         self._binds.set("pools", proxy_steer.pool_entries(row))
         proxy_steer.attach(self._links, self._program)
-        pools = {*row.pools, *row.shared}
+        wanted = self._local(row)
         have = self._netlink.locals()
-        for cidr in pools - have:
+        for cidr in wanted - have:
             self._netlink.add_local(cidr)
-        for cidr in have - pools:
-            self._netlink.drop_local(cidr)
+        for cidr in have - wanted:
+            if self._settled or not _is_private(cidr):  # its binds may come yet
+                self._netlink.drop_local(cidr)
         for address in self._netlink.sources() - {row.source}:
             self._netlink.drop_source(address)
         self._netlink.add_source(row.source)
@@ -179,9 +203,9 @@ class ProxyDriver:
         entry = user_entry(self._config.user)
         prepare(self.paths, entry.pw_uid, entry.pw_gid)
         workers = self._config.workers or len(os.sched_getaffinity(0))
-        wanted = Envoy(row, self.paths, self._config.user, workers)
-        if self.envoy is None or self.envoy.digest != wanted.digest:
-            self.envoy = wanted
+        envoy = Envoy(row, self.paths, self._config.user, workers)
+        if self.envoy is None or self.envoy.digest != envoy.digest:
+            self.envoy = envoy
             self.changed.set()
         if self.feed is None:
             self.feed = Feed(self.paths.ads, self._config.user, lambda: self._soon(self._retell))
@@ -198,11 +222,15 @@ class ProxyDriver:
         (row,) = self._table.rows[ProxyRow].values()
         assert isinstance(row, ProxyRow)
         return (
-            self._netlink.locals() == {*row.pools, *row.shared}
+            self._netlink.locals() == self._local(row)
             and self._netlink.sources() == {row.source}
             and self._proxies.lookup(socket.inet_aton(row.source)) == OWN
             and proxy_steer.is_attached(self._links, self._program)
         )
+
+    def _local(self, row: ProxyRow) -> set[str]:
+        """What is to be local to the host."""
+        return {*row.pools, *row.shared, *(f"{address}/128" for address in self._flycast)}
 
     def _end(self) -> None:
         """This host has no proxy any more."""
@@ -218,3 +246,8 @@ class ProxyDriver:
         self._set_own(b"")
         proxy_steer.detach(self._links)
         self._binds.set("pools", {})
+
+
+def _is_private(text: str) -> bool:
+    """Whether an address or CIDR is one of private networks."""
+    return ip_network(text).network_address in NETWORKS

@@ -81,6 +81,11 @@ def bind_entries(row: ProxyBindRow, place: int | None) -> Entries:
     }
 
 
+def address_entries(address: str) -> Entries:
+    """Nobody answers at the address but what is bound."""
+    return {key_of(packed(address), ADDRESS_BITS): u32(BIND_NOBODY)}
+
+
 def pool_entries(row: ProxyRow) -> Entries:
     """Pools: nobody answers there but what is bound. Shared ones: their ports."""
     found: Entries = {}

@@ -150,6 +150,8 @@ class Server:
             while (message := await context.read()) is not grpc.aio.EOF:
                 await session.send(lambda message=message: session.stream.request(message))  # type: ignore[misc]
                 self.report()
+        except asyncio.CancelledError:  # the process ends; gRPC would log it as a fault
+            return
         finally:
             self._sessions.pop(session)
             self.report()

@@ -8,6 +8,7 @@ import struct
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -15,9 +16,10 @@ from flyebpf.bpf import layout
 from flyebpf.drivers.proxy_steer import key_of, packed
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
+from tests import packets6 as p6
 from tests.bpf.expect import dropped, row, shot
 from tests.bpf.far import mesh
-from tests.bpf.rig import Outcome, Rig, Tc, Xdp, ip_number, u32
+from tests.bpf.rig import Outcome, Rig, Tc, Xdp, ip_number, mac_bytes, u32
 
 R = DropReason
 HERE, THERE = "172.16.0.1", "172.17.0.1"
@@ -174,6 +176,86 @@ def test_a_vm_reaches_a_service_with_handlers(proxied: Rig) -> None:
     packet = p.vm_tcp(4, sport=50000, dst=p.VIP, dport=8443, flags="S")
     want = Outcome(Tc.OK, bytes(packet), counts={Count.PROXY: 1})
     assert proxied.vm(4, packet) == want
+
+
+# -- Flycast
+
+
+def through(rig: Rig, packet: Packet) -> tuple[Outcome, Outcome]:
+    """Machine 1's packet through both programs at its interface that see it."""
+    return rig.vm(1, packet), rig.tc(packet, "vm1", program="dns")
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        row("a SYN", p6.tcp(1, "S", dst=p6.flycast())),
+        row("a ping", p6.ping(1, dst=p6.flycast())),
+    ],
+)
+def test_flycast_is_the_proxys(proxied: Rig, packet: Packet) -> None:
+    proxied.settings.host_port = proxied.ifindex["lan0"]
+    proxied.settings.host_mac[:] = mac_bytes("02:00:00:00:05:03")
+    proxied.write_settings()
+    first, second = through(proxied, packet)
+    assert (first.verdict, first.drops) == (Tc.UNSPEC, {})
+    want = mac_bytes("02:00:00:00:05:03") + bytes(packet)[6:]
+    assert second == Outcome(Tc.REDIRECT, want, counts={Count.PROXY: 1})
+
+
+NOT_FLYCAST = [
+    row("another network's", p6.tcp(1, "S", dst=p6.flycast(p6.NETWORK + 1)), R.SIXPN_NETWORK),
+    row("from an address of another", p6.tcp(1, "S", src=p6.address(2), dst=p6.flycast()),
+        R.SPOOFED_IP),
+    row("no hop left", p6.tcp(1, "S", dst=p6.flycast(), hlim=1), R.TTL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("packet", "reason"), NOT_FLYCAST)
+def test_not_to_flycast(proxied: Rig, packet: Packet, reason: DropReason) -> None:
+    assert proxied.vm(1, packet) == shot(packet, reason)
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        row("UDP", p6.udp(1, dst=p6.flycast()), R.NEEDS_PROXY),
+        row("another network's", p6.tcp(1, dst=p6.flycast(p6.NETWORK + 1)), R.NEEDS_PROXY),
+        row("from an address of another", p6.tcp(1, src=p6.address(2), dst=p6.flycast()),
+            R.SPOOFED_IP),
+    ],
+)  # fmt: skip
+def test_the_second_program_looks_itself(proxied: Rig, packet: Packet, reason: DropReason) -> None:
+    outcome = proxied.tc(packet, "vm1", program="dns")
+    assert outcome == shot(packet, reason)
+
+
+def answer6(src: str, body: Packet) -> Packet:
+    mac = "02:00:00:00:05:03"
+    return Ether(src=mac, dst=mac) / IPv6(src=src, dst=p6.address(1), hlim=64) / body
+
+
+@pytest.mark.parametrize(
+    "body", [row("TCP", TCP(sport=80, flags="SA")), row("a pong", ICMPv6EchoReply())]
+)
+def test_flycast_answers(proxied: Rig, body: Packet) -> None:
+    packet = answer6(p6.flycast(), body)
+    want = mac_bytes(p.vm_mac(1)) + mac_bytes(p.gateway_mac(1)) + bytes(packet)[12:]
+    outcome = proxied.tc(packet, "lan0", program="host_tc")
+    assert outcome == Outcome(Tc.REDIRECT, want, counts={Count.HOST_OUT: 1})
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        row("of another network", answer6(p6.flycast(p6.NETWORK + 1), TCP(sport=80))),
+        row("UDP", answer6(p6.flycast(), UDP(sport=80))),
+        row("from a machine", answer6(p6.address(2), TCP(sport=80))),
+    ],
+)
+def test_no_answers_of_flycast(proxied: Rig, packet: Packet) -> None:
+    outcome = proxied.tc(packet, "lan0", program="host_tc")
+    assert outcome == shot(packet, R.HOST_SOURCE)
 
 
 # -- over the mesh

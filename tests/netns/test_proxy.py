@@ -300,6 +300,43 @@ def test_a_vm_as_client(rig: Rig, web: App) -> None:
     assert headers(json.loads(done.stdout))["fly-client-ip"] == "172.16.0.2"
 
 
+@pytest.fixture(scope="module")
+def flycast(rig: Rig, other: App) -> App:
+    """The other app at a private address of its network."""
+    made = rig.api().post(path("apps", other.name, "addresses"), {"type": "private_v6"})
+    rig.settle()
+    return App(other.name, f"[{made['address']}]")
+
+
+def test_flycast(rig: Rig, web: App, flycast: App) -> None:
+    """From another app of its network, by the proxy of the caller's host."""
+    asked = lambda: curl(rig, flycast, "http://x/", node="web1", check=False).stdout  # noqa: E731
+    rig.until(lambda: "other1" in asked(), "it is served", 10)
+    found = headers(json.loads(asked()))
+    assert found["fly-client-ip"].startswith("fdaa:")
+    rig.run("web1", "ping", "-c", "1", "-W", "2", flycast.vip.strip("[]"))
+    sent = curl(rig, flycast, "http://x/", "--data-binary", "x" * 100_000, node="web1")
+    assert json.loads(sent.stdout)["body"] == 100_000
+
+
+def test_flycast_from_elsewhere(rig: Rig, web: App, flycast: App) -> None:
+    """Another network's machines and clients outside have no way there; on the network
+    nothing answers but what is served."""
+    rig.api().post(path("apps"), {"name": "stranger", "org": ORG, "network": "apart"})
+    rig.add_vm(App("stranger", ""), "stranger1")
+    try:
+        url = f"http://{flycast.vip}/"
+        with rig.dropping("sixpn_network"):
+            rig.cannot_curl("stranger1", url)
+        rig.cannot_curl("client1", url)
+        refused = rig.run(
+            "web1", "curl", "-sS", "-m", "2", f"http://{flycast.vip}:22/", check=False
+        )
+        assert refused.returncode == 7  # at once, and by nobody
+    finally:
+        rig.command("lab", "vm", "remove", "stranger1")
+
+
 def test_default_deny(rig: Rig, web: App, other: App) -> None:
     """The host's own services are at none of these addresses."""
     refused = f"import socket; socket.create_connection(({other.vip!r}, 9464), 2)"
@@ -338,7 +375,13 @@ def test_envoy_ends(rig: Rig, web: App) -> None:
     (after,) = envoys(rig)
     assert after != before
     assert took < 2.0
-    assert rig.api().get("/v1/status")["problems"] == []
+    (problem,) = rig.api().get("/v1/status")["problems"]
+    assert problem["object"] == "proxy"
+    assert problem["message"].startswith("Envoy has ended by itself and was started again (1 ")
+    metrics = rig.run("host1", "curl", "-sS", "http://127.0.0.1:9464/metrics").stdout
+    assert "flyebpf_proxy_up 1.0" in metrics
+    assert 'flyebpf_proxy_restarts_total{process="envoy"} 1.0' in metrics
+    assert 'flyebpf_proxy_requests_total{code="2xx"}' in metrics
 
 
 def test_the_daemon_ends(rig: Rig, web: App) -> None:
@@ -357,9 +400,29 @@ def test_the_daemon_ends(rig: Rig, web: App) -> None:
     rig.until(lambda: fetch(rig, web, "http").get("name") == "web1", "the old one does", 10)
 
 
+def test_the_daemon_is_killed_under_load(rig: Rig, web: App) -> None:
+    """No request is lost, by its end as by the next one's start."""
+    load = rig.begin("client1", "http_load", web.vip, 80, 30, 25)
+    (before,) = envoys(rig)
+    os.kill(rig.host().daemon.pid, signal.SIGKILL)
+    assert fetch(rig, web, "https")["name"] == "web1"
+    rig.command("lab", "daemon", "start", "host1")
+    rig.settle()
+    found = load.finish()
+    assert envoys(rig) == {before}
+    assert found["failed"] == 0, found
+    assert found["ok"] > 10
+
+
 def test_no_machine(rig: Rig, web: App) -> None:
     rig.machine("stop", "web1")
-    ask = ("-w", "%{http_code}", "-o", "/dev/null")
-    rig.until(lambda: curl(rig, web, f"http://{HOST}/", *ask).stdout == "503", "503")
+
+    def code() -> str:
+        """Of a request that waits for a second only: one that was on its way to the
+        machine when it was stopped waits for longer."""
+        ask = ("-m", "1", "-w", "%{http_code}", "-o", "/dev/null")
+        return curl(rig, web, f"http://{HOST}/", *ask, check=False).stdout
+
+    rig.until(lambda: code() == "503", "it is said that nobody serves", 10)
     rig.machine("start", "web1")
     rig.until(lambda: fetch(rig, web, "http").get("name") == "web1", "it is served again")

@@ -39,6 +39,7 @@ class Handler(socketserver.StreamRequestHandler):
                     "headers": headers,
                     "body": len(body),
                     "peer": self.client_address[0],
+                    "by": "as the VM sees it",
                 }
             )
             first = self.rfile.readline(65536)

@@ -16,7 +16,7 @@ from flyebpf.bpf.code import load
 from flyebpf.bpf.libbpf import Map, read_info
 from flyebpf.bpf.loader import find_code
 from flyebpf.bpf.maps import map_specs
-from flyebpf.bpf.program import Program, XdpLink
+from flyebpf.bpf.program import NetnsLink, Program, XdpLink
 from flyebpf.bpf.shelf import Shelf
 from flyebpf.bpf.source import PROGRAMS
 from flyebpf.config import CACHE_DIR, DataplaneConfig
@@ -63,7 +63,9 @@ def attached(program: Program, kind: str) -> dict[str, object]:
     """Which ways of attaching it work on the guest's first NIC."""
     device = "eth0"
     subprocess.run(["ip", "link", "set", device, "up"], check=True)
-    if kind == "tc":
+    if kind == "sk_lookup":
+        NetnsLink.create(program).close()
+    if kind != "xdp":
         return {"modes": []}
     for mode in ("native", "generic"):
         XdpLink.create(program, socket.if_nametoindex(device), mode).close()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prometheus metrics of the proxy: of its processes, and what Envoy counts of all
+apps together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+HTTP = "http.http.downstream"
+GAUGES = {
+    "flyebpf_proxy_active_requests": ("HTTP requests that are being served.", f"{HTTP}_rq_active"),
+    "flyebpf_proxy_memory_bytes": ("Memory that Envoy has in use.", "server.memory_allocated"),
+}
+CONNECTIONS = {"http": f"{HTTP}_cx", "tcp": "tcp.tcp.downstream_cx"}
+
+
+def proxy(found: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """``found``: as ``daemon.proxy.ProxyAgent.metrics`` says; None: no proxy here."""
+    if found is None:
+        return
+    yield GaugeMetricFamily("flyebpf_proxy_up", "Whether Envoy serves.", found["up"])
+    restarts = CounterMetricFamily(
+        "flyebpf_proxy_restarts", "Processes that ended by themselves.", labels=("process",)
+    )
+    restarts.add_metric(("envoy",), found["restarts"])
+    restarts.add_metric(("control_plane",), found["control_plane_restarts"])
+    resources = GaugeMetricFamily(
+        "flyebpf_proxy_resources", "What Envoy has been told of, by kind.", labels=("kind",)
+    )
+    for kind, count in found["resources"].items():
+        resources.add_metric((kind,), count)
+    yield from (restarts, resources)
+    yield from _envoy(found["envoy"])
+
+
+def _envoy(stats: Mapping[str, int]) -> Iterator[Metric]:
+    """Nothing while it does not answer."""
+    if not stats:
+        return
+    requests = CounterMetricFamily(
+        "flyebpf_proxy_requests", "HTTP requests that were answered.", labels=("code",)
+    )
+    for code in CLASSES:
+        requests.add_metric((code,), stats.get(f"{HTTP}_rq_{code}", 0))
+    connections = CounterMetricFamily(
+        "flyebpf_proxy_connections", "Connections of clients.", labels=("chain",)
+    )
+    active = GaugeMetricFamily(
+        "flyebpf_proxy_active_connections", "Connections of clients now.", labels=("chain",)
+    )
+    for chain, stat in CONNECTIONS.items():
+        connections.add_metric((chain,), stats.get(f"{stat}_total", 0))
+        active.add_metric((chain,), stats.get(f"{stat}_active", 0))
+    yield from (requests, connections, active)
+    for name, (text, stat) in GAUGES.items():
+        yield GaugeMetricFamily(name, text, stats.get(stat, 0))
