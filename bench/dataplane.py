@@ -7,19 +7,23 @@ Run as root: ``.venv/bin/python -m bench.dataplane [--json]``.
 from __future__ import annotations
 
 import ctypes as ct
+from ipaddress import IPv6Address
 
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from bench import rig
 from flyebpf.bpf import layout
 from flyebpf.bpf.libbpf import Map
 from flyebpf.bpf.program import Program
+from flyebpf.config import DataplaneConfig
 from flyebpf.drivers.map_vm_slots import VmSlots
 
 FLOWS = 2_097_152  # entries: four for each of 524,288 flows
 VIP = "203.0.113.10"
 MAC = "02:00:00:00:00:01"
+VIPS6 = DataplaneConfig().pool_addresses  # where the IPv6 pool begins in `vips`
 
 
 def frame(layer: object, dst: str = VIP) -> bytes:
@@ -33,6 +37,34 @@ UDP_DATA = frame(UDP(sport=1024, dport=53) / (b"x" * 10))
 UDP_NO_SERVICE = frame(UDP(sport=1024, dport=54) / (b"x" * 10))
 UDP_FREE_VIP = frame(UDP(sport=1024, dport=53) / (b"x" * 10), "203.0.113.11")
 UDP_ELSEWHERE = frame(UDP(sport=1024, dport=53) / (b"x" * 10), "198.51.100.1")
+
+
+VIP6, POOL6 = "2001:db8:f::10", "2001:db8:f::"
+CLIENT6 = "2001:db8:c000:200::400:1"  # what the wrapper makes of client 0
+MACHINE6 = "fdaa:0:7:8000:1:0:11:2"
+NETWORK, HOST, NUMBER = 7, 0x80000001, 0x11
+
+
+def frame6(layer: object, dst: str = VIP6) -> bytes:
+    """The wrapper writes its clients into the source address."""
+    built = Ether(src=MAC, dst="02:00:00:00:00:02") / IPv6(src=CLIENT6, dst=dst) / layer
+    return bytes(built)
+
+
+TCP6_ACK = frame6(TCP(sport=1024, dport=80, flags="A"))
+TCP6_SYN = frame6(TCP(sport=1024, dport=80, flags="S"))
+UDP6_DATA = frame6(UDP(sport=1024, dport=53) / (b"x" * 10))
+UDP6_ELSEWHERE = frame6(UDP(sport=1024, dport=53) / (b"x" * 10), "2001:db8:2::1")
+
+
+def answer6(layer: object, src: str = MACHINE6) -> bytes:
+    gateway = "00:00:00:00:00:00"
+    return bytes(Ether(src=MAC, dst=gateway) / IPv6(src=src, dst=CLIENT6) / layer)
+
+
+TCP6_ANSWER = answer6(TCP(sport=8080, dport=1024, flags="A"))
+UDP6_ANSWER = answer6(UDP(sport=5353, dport=1024) / (b"x" * 10))
+UDP6_NO_ANSWER = answer6(UDP(sport=5354, dport=1024) / (b"x" * 10))
 
 
 def answer(layer: object, src: str) -> bytes:
@@ -68,9 +100,15 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
         seed=0x1234567890ABCDEF,
     )
     settings.pool[0] = layout.Pool(prefix("203.0.113.0"), 0xFFFFFF00, 0, 0)
+    settings.pool6_count = 1
+    settings.pool6[0].prefix[:] = IPv6Address(POOL6).packed
+    settings.pool6[0].mask[:] = bytes([0xFF] * 6 + [0] * 10)
+    settings.pool6[0].vip_base = VIPS6
+    settings.pool6[0].size = 32
     settings.uplink[0] = 1
     put(maps["settings"], 0, settings)
-    put(maps["vips"], 10, layout.Vip(layout.VIP_ALLOCATED, 0))
+    for vip in (10, VIPS6 + 0x10):
+        put(maps["vips"], vip, layout.Vip(layout.VIP_ALLOCATED, 0))
     put(maps["tables"], 1, layout.Table(0, 1))
     maps["maglev"].update(bytes(4), (3).to_bytes(4, "little"))
     slot = layout.Slot(
@@ -79,6 +117,9 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
         ifindex=1,
         private_ip=prefix("172.16.0.2"),
         services_ip=prefix("172.16.0.3"),
+        network=NETWORK,
+        host=HOST,
+        machine=NUMBER,
     )
     slot.mac[:] = bytes.fromhex(MAC.replace(":", ""))
     put(maps["slots"], 3, slot)
@@ -86,6 +127,12 @@ def configure(maps: dict[str, Map], buckets: int) -> None:
     for ident, port, internal, proto in ((1, 80, 8080, 6), (2, 53, 5353, 17)):
         service = layout.Service(id=ident, table=1, internal_port=internal)
         maps["services"].update(bytes(layout.ServiceKey(10, port, proto, 0)), bytes(service))
+        service = layout.Service(ident + 8, 1, internal, layout.SERVICE_REVERSE)
+        key = layout.ServiceKey(VIPS6 + 0x10, port, proto, 0)
+        maps["services"].update(bytes(key), bytes(service))
+        reply = layout.Reply(layout.Addr(*IPv6Address(VIP6).packed), ident + 8, port)
+        reply_key = layout.ReplyKey(3, internal, proto, layout.REPLY_IPV6)
+        maps["replies"].update(bytes(reply_key), bytes(reply))
         reply = layout.Reply(rig.addr(VIP), ident, port, layout.REPLY_UNIQUE)
         maps["replies"].update(bytes(layout.ReplyKey(3, internal, proto, 0)), bytes(reply))
 
@@ -126,6 +173,33 @@ def edge_rows(edge: Program, wrapper: rig.Wrapper) -> list[tuple[str, float]]:
     ]
 
 
+def edge6_rows(edge: Program, wrapper: rig.Wrapper) -> list[tuple[str, float]]:
+    m = wrapper.measure
+    many = 524_288
+    return [
+        ("IPv6, not for the pools", m(edge, UDP6_ELSEWHERE)),
+        ("IPv6, UDP, established, 1 flow", m(edge, UDP6_DATA, warm=10)),
+        ("IPv6, TCP, established, 1 flow", m(edge, TCP6_ACK, warm=10)),
+        ("IPv6, UDP, established, 524,288 flows", m(edge, UDP6_DATA, clients=many, warm=2 * many)),
+        ("IPv6, TCP, established, 524,288 flows", m(edge, TCP6_ACK, clients=many, warm=2 * many)),
+        ("IPv6, TCP, new (SYN), 4,194,304 tuples", m(edge, TCP6_SYN, clients=1 << 22)),
+    ]
+
+
+def vm6_rows(programs: dict[str, Program], wrapper: rig.Wrapper) -> list[tuple[str, float]]:
+    """Three filters see an answer, one after the other."""
+    rows = []
+    for name, packet in (
+        ("TCP answer of an established flow", TCP6_ANSWER),
+        ("UDP answer of an established flow", UDP6_ANSWER),
+        ("no answer: dropped", UDP6_NO_ANSWER),
+    ):
+        for program in ("vm_tc", "dns", "vm6_tc"):
+            took = wrapper.measure(programs[program], packet)
+            rows.append((f"IPv6, {name}, {program}", round(took, 1)))
+    return rows
+
+
 def vm_rows(vm: Program, wrapper: rig.Wrapper) -> list[tuple[str, float]]:
     """Answers of the flows that edge_rows has left: client 0 is in all."""
     return [
@@ -150,6 +224,7 @@ def main() -> None:
             took = wrapper.measure(floors[name][0], UDP_DATA, clients=many, warm=many)
             rows.append((f"{name}, 524,288 flows", took))
         rows += edge_rows(generation.programs["edge_xdp"], wrapper)
+        rows += edge6_rows(generation.programs["edge_xdp"], wrapper)
         floor_one = dict(rows)["floor_rewrite, 1 flow"]
         floor_many = dict(rows)["floor_rewrite, 524,288 flows"]
         table = []
@@ -158,10 +233,11 @@ def main() -> None:
             table.append(
                 (name, round(took, 1), round(took / (floor_many if many_flows else floor_one), 2))
             )
-        for established in (TCP_ACK, UDP_DATA):
+        for established in (TCP_ACK, UDP_DATA, TCP6_ACK, UDP6_DATA):
             wrapper.measure(generation.programs["edge_xdp"], established)
         tc = rig.Wrapper("tc", floors["floor_nothing_tc"][0])
         answers = vm_rows(generation.programs["vm_tc"], tc)
+        answers += vm6_rows(generation.programs, tc)
         rig.report("XDP, ns per packet", ("case", "ns", "of the floor"), table)
         rig.report("tc, ns per packet", ("case", "ns"), answers)
 
