@@ -21,7 +21,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.drivers import proxy_steer
 from flyebpf.drivers.mapio import MapLike, u32
 from flyebpf.drivers.netlink_proxy import ProxyNetlink
-from flyebpf.drivers.proxy_envoy import Envoy, prepare, user_entry
+from flyebpf.drivers.proxy_envoy import Envoy, end, peer, prepare, user_entry
 from flyebpf.drivers.proxy_feed import Feed
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.proxyrows import ProxyBindRow, ProxyRow, ProxySniRow
@@ -237,6 +237,8 @@ class ProxyDriver:
         if self.feed is not None:
             self.feed.close(end=True)
             self.feed = None
+        elif pid := peer(self.paths.ads):  # an earlier daemon's
+            end(pid)
         self.envoy = None
         self.changed.set()
         for cidr in self._netlink.locals():

@@ -16,8 +16,8 @@ from itertools import combinations
 CLIENTS = IPv4Network("192.0.2.0/24")
 UPLINKS = IPv4Network("198.51.100.0/24")
 ANYCAST = IPv4Network("203.0.113.0/24")
-SHARED = IPv4Network("203.0.113.248/29")
-"""Of the Anycast addresses those that apps share: a part of what host 16 would have."""
+SHARED = IPv4Network("198.51.100.128/29")
+"""Addresses that apps share, beyond the hosts' links."""
 PRIVATE = IPv4Network("172.16.0.0/12")
 ALIAS = IPv4Network("100.64.0.0/12")
 FABRIC = IPv4Network("198.18.0.0/24")

@@ -142,6 +142,21 @@ class Cluster(Rig):
             self.restart(host)
 
     @contextmanager
+    def proxied(self, *names: str) -> Iterator[None]:
+        """These hosts run a proxy inside the block."""
+        files = {name: self.where.host(name) / "flyebpf.toml" for name in names}
+        before = {name: file.read_text() for name, file in files.items()}
+        try:
+            for name, file in files.items():
+                file.write_text(before[name] + '\n[proxy]\nengine = "envoy"\nworkers = 1\n')
+                self.restart(name)
+            yield
+        finally:
+            for name, file in files.items():
+                file.write_text(before[name])
+                self.restart(name)
+
+    @contextmanager
     def block(self, host: str, cidr: str) -> Iterator[None]:
         """The host, which has no machines, gives out addresses of ``cidr`` alone."""
         config = self.where.host(host) / "flyebpf.toml"
