@@ -73,7 +73,9 @@ inline __u32 nd_load(const struct vm6 *p, struct nd *nd)
 	if (length < fixed || length > fixed + sizeof(nd->option) || length % 8 ||
 	    p->code || p->ip->hop_limit != ND_HOP_LIMIT)
 		return DROP_BAD_L4_HEADER;
-	if (length > sizeof(*nd) || bpf_skb_load_bytes(p->skb, p->upper.at, nd, length))
+	unfold(length); /* Linux 6.1 forgets what it knew of a value on the stack */
+	if (!length || length > sizeof(*nd) ||
+	    bpf_skb_load_bytes(p->skb, p->upper.at, nd, length))
 		return DROP_TRUNCATED;
 	sum = (__u32)bpf_csum_diff(0, 0, (void *)nd, sizeof(*nd), 0);
 	if (csum_fold(sum + ip6_pseudo(p->ip, length, NEXT_ICMP6)))
