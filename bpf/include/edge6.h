@@ -28,7 +28,8 @@ inline int edge6_fragment(struct xdp_md *ctx, struct frame6 *f,
 		frag = map_lookup(fragments6, &key);
 	slot = frag ? get_slot(frag->slot) : 0;
 	if (!slot || !(slot->flags & SLOT_LIVE) ||
-	    slot->generation != frag->generation || !frag6_is_fresh(frag))
+	    !frag6_is_fresh(frag) ||
+	    frag->generation != frag6_generation(slot, frag->service))
 		return drop6(DROP_FRAG_NO_FIRST, f);
 	if (slot->flags & SLOT_REMOTE) {
 		struct target to = { .slot = slot, .service = frag->service };
@@ -47,7 +48,7 @@ inline bool edge6_remember_fragment(struct xdp_md *ctx, const struct frame6 *f,
 	struct frag6_key key = {};
 	struct frag6 frag = {
 		.slot = to->slot_index,
-		.generation = to->slot->generation,
+		.generation = frag6_generation(to->slot, to->service),
 		.service = to->service,
 		.seen = clock_seen(),
 	};

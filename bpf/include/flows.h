@@ -146,6 +146,13 @@ inline __u64 generations(const struct slot *slot, __u32 service)
 	return slot->generation | (state ? (__u64)state->generation << 32 : 0);
 }
 
+/* What an entry of `fragments6` has for both: it goes when either has another
+ * owner. A service's is of one address. */
+inline __u32 frag6_generation(const struct slot *slot, __u32 service)
+{
+	return mix(0, generations(slot, service));
+}
+
 /* The machine of an entry, or 0 if the entry does not hold any more. */
 inline struct slot *flow_slot(const struct flow *f, __u64 hash)
 {

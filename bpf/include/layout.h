@@ -347,7 +347,7 @@ struct frag6_key {
 struct frag6 {
 	struct addr new_addr; /* replaces src (from a VM) */
 	__u32 slot;
-	__u32 generation;
+	__u32 generation; /* see frag6_generation() */
 	__u32 ifindex;
 	__u32 service;
 	__u32 seen;

@@ -98,7 +98,8 @@ inline __u32 answer6_fragment(const struct vm6 *p, struct answer6 *a)
 	struct frag6 *frag = vm6_frag_key(p, &key) ? map_lookup(fragments6, &key) : 0;
 
 	if (!frag || frag->slot != p->slot_index ||
-	    frag->generation != p->slot->generation || !frag6_is_fresh(frag))
+	    !frag6_is_fresh(frag) ||
+	    frag->generation != frag6_generation(p->slot, frag->service))
 		return DROP_VM_FRAGMENT;
 	a->to.kind = ANSWER_FRAGMENT;
 	a->to.vip = frag->new_addr;
@@ -113,7 +114,7 @@ inline void answer6_remember(const struct vm6 *p, const struct answer6 *a)
 	struct frag6 frag = {
 		.new_addr = a->to.vip,
 		.slot = p->slot_index,
-		.generation = p->slot->generation,
+		.generation = frag6_generation(p->slot, a->to.service),
 		.ifindex = a->to.ifindex,
 		.service = a->to.service,
 		.seen = clock_seen(),

@@ -163,6 +163,13 @@ def test_fragment_of_the_slots_last_owner(six: Rig) -> None:
     assert six.xdp(second) == dropped(second, R.FRAG_NO_FIRST)
 
 
+def test_fragment_for_the_last_owner_of_the_vip(six: Rig) -> None:
+    first, second, *_ = parts(whole())
+    six.xdp(first)
+    six.service_generation(w.DNS, 2)
+    assert six.xdp(second) == dropped(second, R.FRAG_NO_FIRST)
+
+
 def test_fragment_of_another_datagram(six: Rig) -> None:
     first, second, *_ = parts(whole())
     six.xdp(first)

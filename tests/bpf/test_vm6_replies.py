@@ -131,6 +131,15 @@ def test_fragment_of_another_machine(six: Rig) -> None:
     assert six.vm(2, second) == shot(second, R.VM_FRAGMENT)
 
 
+def test_fragment_of_a_vip_that_has_gone(six: Rig) -> None:
+    """To another app, say, which would seem to have sent it."""
+    six.xdp(w.QUERY)
+    first, second, *_ = fragments(LONG)
+    six.vm(1, first)
+    six.service_generation(w.DNS, 2)
+    assert six.vm(1, second) == shot(second, R.VM_FRAGMENT)
+
+
 EMPTY = w.client_udp(payload=b"")
 
 
