@@ -53,6 +53,10 @@ FULL_PASS = 60.0  # seconds between comparisons with the kernel
 RECHECK = 5.0  # seconds between looks at interfaces that are served the slow way
 REPAIR_PASS = 1.0  # seconds to the next one after something had to be repaired
 VIEW_PATIENCE = 30.0  # seconds that the mesh's threads wait for the main one
+AWAY = (
+    "Packets are forwarded as before; nothing can be changed until the store answers again."
+    " Of etcd: `etcdctl endpoint health --cluster`."
+)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -302,6 +306,6 @@ class Daemon:
         found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
         found += self._proxy.problems()
         if self._watcher.error:
-            found.append(Problem("store", self._watcher.error, "Packets are forwarded as before."))
+            found.append(Problem("store", self._watcher.error, AWAY))
         found += [Problem("cluster", e.message, e.remedy) for e in self._mesh.faults]
         return found

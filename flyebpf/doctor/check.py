@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flyebpf.api.backend import Backend
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.records import App, Network
-from flyebpf.store.base import Store
+from flyebpf.store.base import Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +89,22 @@ def examine(checks: Sequence[Check], patient: Patient) -> list[tuple[str, Findin
 
 def _looked(check: Check, patient: Patient) -> list[Finding]:
     try:
-        return list(check.look(patient))
+        return _found(check, patient)
     except FlyebpfError as error:
         return [failed(error.message, error.remedy)]
     except Exception as error:
         log.exception("a fault of the check %s itself", check.name)
         fault = f"a fault of the check itself: {type(error).__name__}: {error}"
         return [failed(fault, "see the daemon's log, and report it")]
+
+
+def _found(check: Check, patient: Patient) -> list[Finding]:
+    """With what this host read of the store last, while that is away: a store that is
+    away is a problem of its own, not of everything that is looked at."""
+    try:
+        return list(check.look(patient))
+    except StoreUnavailableError:
+        copy = patient.backend.remembered()
+        if copy is None:
+            raise
+        return list(check.look(replace(patient, store=copy)))

@@ -74,12 +74,13 @@ def look_at_resolvers(patient: Patient) -> Iterator[Finding]:
     if away:
         say = failed if len(away) == len(upstreams) else warning
         yield say(
-            f"{listed(away)} of {len(upstreams)} resolvers did not answer the last query",
+            f"{len(away)} of {len(upstreams)} resolvers did not answer when last asked:"
+            f" {listed(away)}",
             f"dig @{away[0].rpartition(':')[0].strip('[]')} {' '.join(WORLD)},"
             " and see whether a firewall is between",
         )
     else:
-        yield ok(f"all {len(upstreams)} resolvers answered their last query: {listed(upstreams)}")
+        yield ok(f"none of {len(upstreams)} failed when last asked: {listed(upstreams)}")
 
 
 def look_at_world(patient: Patient) -> Iterator[Finding]:
@@ -249,8 +250,8 @@ def listed(names: Iterable[str]) -> str:
 CHECKS = (
     Check("dns-process", look_at_process),
     Check("dns-faults", look_at_faults),
-    Check("dns-resolvers", look_at_resolvers),
     Check("dns-world", look_at_world),
+    Check("dns-resolvers", look_at_resolvers),  # after one question at least
     Check("dns-map", look_at_map),
     Check("dns-limit", look_at_limit),
     Check("dns-app", look_at_app_name, of_app=True),

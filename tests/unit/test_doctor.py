@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from flyebpf.doctor.all import CHECKS
 from flyebpf.doctor.check import Check, Patient, State, examine, ok
 from flyebpf.errors import UnavailableError
 from flyebpf.model.reasons import DropReason
+from flyebpf.store.base import StoreUnavailableError
+from flyebpf.store.sqlite import SqliteStore
 from tests.api import Api, use_proxy
 from tests.fakes_backend import WEB, FakeBackend
 from tests.unit.test_cli_commands import Cli, add_machine, cli  # noqa: F401 - a fixture
@@ -139,9 +142,9 @@ CASES: list[tuple[str, Change, str, str, str]] = [
     ("dns-faults", sets(dns_says=None), "skipped", "does not answer", ""),
     ("dns-resolvers", says(upstreams=[]), "failed", "no resolver", "dns.upstreams"),
     ("dns-resolvers", says(upstreams=[["192.0.2.1:53", 1, 4]]),
-     "failed", "192.0.2.1:53 of 1 resolvers", "dig @192.0.2.1 . NS"),
+     "failed", "last asked: 192.0.2.1:53", "dig @192.0.2.1 . NS"),
     ("dns-resolvers", says(upstreams=[["[2001:db8::1]:53", 1, 4], ["192.0.2.2:53", 1, 0]]),
-     "warning", "[2001:db8::1]:53 of 2 resolvers", "dig @2001:db8::1 . NS"),
+     "warning", "last asked: [2001:db8::1]:53", "dig @2001:db8::1 . NS"),
     ("dns-world", answers(".", replace(WEB, rcode="SERVFAIL"), "NS"),
      "warning", "SERVFAIL", "dns-resolvers"),
     ("dns-map", sets(names_used=900), "warning", "900 of 1000", "raise dataplane.names"),
@@ -239,6 +242,23 @@ def test_a_check_that_cannot_be_made_hides_no_other(web: Cli) -> None:
     assert second.state is State.FAILED
     assert "ZeroDivisionError: oops" in second.message
     assert third == ok("well")
+
+
+def test_while_the_store_is_away_checks_look_at_what_is_remembered(
+    web: Cli, tmp_path: Path
+) -> None:
+    store = web.backend.store
+
+    def look(patient: Patient) -> Any:
+        if patient.store is store:
+            raise StoreUnavailableError("etcd is away", "start it")
+        return [ok("well")]
+
+    patient = Patient(web.backend, store)
+    ((_, without),) = examine([Check("a", look)], patient)
+    assert (without.state, without.message) == (State.FAILED, "etcd is away")
+    web.backend.copy = SqliteStore(tmp_path / "copy.db", durable=False)
+    assert examine([Check("a", look)], patient) == [("a", ok("well"))]
 
 
 def test_names_of_checks_are_unique_and_plain() -> None:
