@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Any
 
 import click
@@ -39,8 +40,9 @@ def dig(
         flyebpf dig my-app.internal
         flyebpf dig TXT vms.my-app.internal
         flyebpf dig -o my-org TXT _apps.internal
+    Of an address the name is asked for (PTR).
     """
-    kind, name = split(words)
+    kind, name = reverse(*split(words), chosen=len(words) > 1)
     if network is not None and org is None:
         raise click.UsageError("--network needs -o/--org: networks are an organization's.")
     if org is not None and app is not None:
@@ -76,6 +78,18 @@ def split(words: tuple[str, ...]) -> tuple[str, str]:
     if not re.fullmatch(TYPE, first.upper()) and re.fullmatch(TYPE, second.upper()):
         first, second = second, first
     return first.upper(), second
+
+
+def reverse(kind: str, name: str, *, chosen: bool) -> tuple[str, str]:
+    """Of an address its reverse name and PTR: asked for as it is, it would be a name
+    of the world, and go to the resolvers. ``chosen``: the type was given."""
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return kind, name
+    if chosen and kind != "PTR":
+        raise click.UsageError(f"{name} is an address, which has no {kind}: leave out the type.")
+    return "PTR", address.reverse_pointer
 
 
 def _print(found: dict[str, Any], kind: str, name: str) -> None:

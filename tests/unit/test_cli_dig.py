@@ -49,6 +49,8 @@ def test_short_and_json(web: Cli) -> None:
         ("dig -o acme --network lab web.internal", (2, "web.internal", "AAAA", False)),
         ("dig -o acme web.internal --tcp", (1, "web.internal", "AAAA", True)),
         ("dig vms.db.internal TXT", (2, "vms.db.internal", "TXT", False)),
+        ("dig fdaa::3 -a web", (1, f"3{'.0' * 27}.a.a.d.f.ip6.arpa", "PTR", False)),
+        ("dig 192.0.2.7 PTR -a web", (1, "7.2.0.192.in-addr.arpa", "PTR", False)),
         ("dig DB.Internal.", (2, "DB.Internal.", "AAAA", False)),
     ],
 )
@@ -78,6 +80,7 @@ def test_a_negative_answer_shows_its_soa(web: Cli) -> None:
     [
         ("dig", 2, "Missing argument"),
         ("dig a b c", 2, "at most one TYPE"),
+        ("dig AAAA fdaa::3 -a web", 2, "fdaa::3 is an address, which has no AAAA"),
         ("dig x.internal --network lab", 2, "needs -o"),
         ("dig x.internal -a web -o acme", 2, "contradict"),
         ("dig example.com", 1, "depends on the network"),
