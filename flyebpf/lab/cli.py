@@ -77,7 +77,11 @@ def lab() -> None:
     type=click.Choice(["wireguard", "plain", "none"]),
     help="How the hosts of a cluster reach each other. Default: wireguard.",
 )
-@click.option("--proxy", is_flag=True, help="Serve handlers, by Envoy.")
+@click.option(
+    "--proxy",
+    is_flag=True,
+    help="Run Envoy on the hosts, for handlers, shared addresses and Flycast.",
+)
 @click.option("--empty", is_flag=True, help="Deploy no sample.")
 def up(  # noqa: PLR0917 (one parameter an option)
     host_count: int | None,
@@ -106,6 +110,7 @@ def up(  # noqa: PLR0917 (one parameter an option)
     found = topology.existing(where)
     if found is not None:
         asked = {"hosts": host_count, "clients": client_count, "store": store, "underlay": underlay}
+        asked["proxy"] = "envoy" if proxy else None
         go_on(where, found, asked)
         return
     wanted = decide(host_count or 1, client_count or 1, store, underlay)
@@ -153,6 +158,7 @@ def go_on(where: Paths, found: Lab, asked: Mapping[str, object]) -> None:
         "clients": len(found.clients),
         "store": found.store,
         "underlay": found.underlay,
+        "proxy": found.proxy,
     }
     if any(value not in (None, have[key]) for key, value in asked.items()):
         raise ConflictError(
@@ -178,7 +184,7 @@ def describe(built: Lab) -> str:
         (len(built.vms), "VM"),
     )
     text = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
-    return f"{text}; store {built.store}, underlay {built.underlay}"
+    return f"{text}; store {built.store}, underlay {built.underlay}, proxy {built.proxy}"
 
 
 @lab.command()

@@ -11,6 +11,7 @@ import click
 
 from flyebpf.errors import UnavailableError
 from flyebpf.lab import addressing, demo_cluster, hosts, net, routes, sample, state
+from flyebpf.lab.command import line
 from flyebpf.lab.demo_steps import check_seen, flyebpf, run_in, show, step
 from flyebpf.lab.state import Lab, Paths
 
@@ -76,7 +77,7 @@ def outage(where: Paths, lab: Lab, client: str, host: str, web: str) -> None:
             click.echo("  The daemon is dead. New connections meanwhile:")
             run_in(lab, client, ["curl", "-sS", "-m", "5", f"http://{web}/"])
             time.sleep(OUTAGE)
-            hosts.start_daemon(where, lab, node, click.echo)
+            hosts.start_daemon(where, lab, node, line)
         click.echo("  The daemon is back and has adopted the programs. The load of this time:")
         output, _ = load.communicate(timeout=20)
     finally:
