@@ -76,6 +76,7 @@ def show(name: str, as_json: bool) -> None:
 
 def _print_one(host: dict[str, Any]) -> None:
     handshakes = [f"{name} {ago(when)}" for name, when in sorted(host["handshakes"].items())]
+    others = host["connected"] + host["unconnected"]
     output.print_details(
         {
             "Name": host["name"],
@@ -97,7 +98,7 @@ def _print_one(host: dict[str, Any]) -> None:
             "Applied revision": host["applied_revision"],
             "Seen": ago(host["seen"]),
             "Mesh MTU": host["mtu"] or "unknown",
-            "Sessions": f"with {host['connected']} hosts, and none with {host['unconnected']}",
+            "Sessions": f"with {host['connected']} of {others} other hosts",
             "Handshakes" if host["this"] else "No session with": handshakes or "none",
         }
     )

@@ -42,6 +42,7 @@ def add(
     record, pair = _checked(hostname, app, chain, key)
 
     def action(tx: Tx) -> Certificate:
+        owner = tx.require(App, app) if app else None
         last = tx.get(Certificate, hostname)
         if last is not None and last.app != app:
             raise ConflictError(
@@ -49,8 +50,7 @@ def add(
                 "for it",
                 f"remove that one first: flyebpf certs remove {hostname}",
             )
-        if app:
-            owner = tx.require(App, app)
+        if owner is not None:
             tx.touch(owner)  # so that destroying the app at the same time sees it
         tx.put(record)
         tx.put_unguarded(pair)  # guarded by the record

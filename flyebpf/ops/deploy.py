@@ -154,8 +154,8 @@ def _refuse_what_needs_the_proxy(app: str, services: Sequence[Service]) -> None:
     if found:
         raise InvalidError(
             f"app {app!r} needs the proxy, which does not run here: {'; '.join(found)}",
-            "remove the handlers to have the raw stream steered to the machines; "
-            "nothing was deployed",
+            'set proxy.engine = "envoy" in the configuration of all hosts, or remove the handlers '
+            "to have the raw stream steered to the machines; nothing was deployed",
         )
 
 

@@ -63,6 +63,8 @@ def test_a_host_name_is_one_apps(store: SqliteStore) -> None:
     with pytest.raises(ConflictError, match="belongs to app web") as caught:
         add(store, HOST, "db")
     assert f"certs remove {HOST}" in caught.value.remedy
+    with pytest.raises(NotFoundError, match="app 'wbe'"):
+        add(store, HOST, "wbe")
     assert store.revision() == before
     certificates.remove(store, HOST)
     assert add(store, HOST, "db").app == "db"
