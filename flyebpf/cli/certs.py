@@ -121,8 +121,9 @@ def show(hostname: str, as_json: bool) -> None:
 @options.app_option
 @options.yes_option
 def remove(hostname: str, app: str | None, yes: bool) -> None:
-    """Serve a host name no longer, neither over TLS nor, on shared addresses, at all.
+    """Serve a host name no longer.
 
+    Neither over TLS nor, on shared addresses, at all.
     With -a: only if it is that app's.
     """
     api = options.api()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
 from flyebpf.cli.main import run
+from flyebpf.config import ProxyConfig
 from tests.api import Api, use_proxy
 from tests.fakes_backend import FakeBackend, serving
 from tests.pki import chain, make
@@ -230,8 +231,12 @@ def test_certificates(web: Cli) -> None:
     chain_pem, key_pem = chain("*.example.com")
     Path("chain.pem").write_text(chain_pem)
     Path("key.pem").write_text(key_pem)
-    said = web.ok("certs add WWW.example.com -a web --cert chain.pem --key key.pem")
+    line = "certs add WWW.example.com -a web --cert chain.pem --key key.pem"
+    code, said, err = web(*line.split())
+    assert code == 0
+    assert "no proxy runs, so no certificate is served yet" in err
     assert "www.example.com of app web is served with a certificate of Test CA 1" in said
+    web.backend.config = replace(web.backend.config, proxy=ProxyConfig("envoy"))
     web.ok("certs add *.example.com -a web --cert chain.pem --key key.pem")
     headers, *rows = table(web.ok("certs list -a web"))
     assert headers == [

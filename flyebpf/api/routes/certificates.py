@@ -76,6 +76,11 @@ def warnings(config: DaemonConfig, record: Certificate, shown: views.Json) -> li
             f"the certificate of {record.hostname} is self-signed: clients that were not told "
             "to trust it refuse it"
         )
+    if config.proxy.engine == "none":
+        found.append(
+            "no proxy runs, so no certificate is served yet: "
+            'set proxy.engine = "envoy" in the configuration of all hosts'
+        )
     if shown["state"] == "expiring":
         found.append(f"the certificate of {record.hostname} expires on {record.not_after[:10]}")
     if config.store == "etcd" and any(url.startswith("http:") for url in config.etcd.endpoints):
