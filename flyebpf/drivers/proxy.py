@@ -50,7 +50,7 @@ class ProxyDriver:
         programs: Mapping[str, Program],
         soon: Callable[[Callable[[], object]], None],
     ) -> None:
-        self._config = config.proxy
+        self._config, self._log = config.proxy, config.log
         self._links = Path(config.bpffs) / "links"
         self.paths = Paths(Path(config.api.socket).with_name("proxy"))
         self._program = programs[ROLE]
@@ -208,7 +208,9 @@ class ProxyDriver:
             self.envoy = envoy
             self.changed.set()
         if self.feed is None:
-            self.feed = Feed(self.paths.ads, self._config.user, lambda: self._soon(self._retell))
+            self.feed = Feed(
+                self.paths.ads, self._config.user, self._log, lambda: self._soon(self._retell)
+            )
             self.feed.start()
 
     def _set_own(self, source: bytes) -> None:

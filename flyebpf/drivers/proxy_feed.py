@@ -17,9 +17,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flyebpf.config import LogConfig
 from flyebpf.proxy.table import Gone, Put
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,8 @@ class Feed:
     """``lost``: called, from a thread, when the process has to be told everything
     anew; the daemon then calls :meth:`begin` and :meth:`send`."""
 
-    def __init__(self, path: Path, user: str, lost: Callable[[], object]) -> None:
-        self._path = path
-        self._user = user
+    def __init__(self, path: Path, user: str, log: LogConfig, lost: Callable[[], object]) -> None:
+        self._arguments = (str(path), user, json.dumps(asdict(log)))
         self._lost = lost
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
@@ -99,7 +100,7 @@ class Feed:
     def _spawn(self) -> subprocess.Popen[str]:
         """In a session of its own: a terminal's signals are the daemon's to see."""
         self.report = {}
-        command = [sys.executable, "-m", "flyebpf.proxy.process", str(self._path), self._user]
+        command = [sys.executable, "-P", "-m", "flyebpf.proxy.process", *self._arguments]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

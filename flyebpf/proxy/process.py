@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Envoy's control plane, as a process: ``python -m flyebpf.proxy.process SOCKET USER``.
+"""Envoy's control plane, as a process: ``python -m flyebpf.proxy.process SOCKET USER
+LOG``, the last one being the daemon's ``[log]`` as JSON.
 
 The daemon's child, not the daemon: gRPC and Envoy's messages take a second to load,
 and memory. It has no rights but to its socket. When its input ends it goes on with
@@ -33,10 +34,12 @@ import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from google.protobuf.json_format import ParseError
 
+from flyebpf import logs
+from flyebpf.config import LogConfig
 from flyebpf.proxy.ads import Snapshot, Stream
 from flyebpf.proxy.resources import Type
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flyebpf.proxy.process")
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
 LINE = 256 << 20  # longest line of input, bytes
@@ -222,7 +225,7 @@ async def _read(reader: asyncio.StreamReader, server: Server) -> None:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="level=%(levelname)s part=proxy msg=%(message)r")
+    logs.setup(LogConfig(**json.loads(sys.argv[3])))
     drop_rights(sys.argv[2])
     asyncio.run(serve(sys.argv[1]))
     return 0
