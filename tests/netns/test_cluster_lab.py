@@ -66,7 +66,7 @@ def test_route_chooses_the_edge(cluster: Cluster) -> None:
         (["203.0.113.1", "via", "host9"], "no host 'host9'"),
         (["203.0.113.1", "host1"], "the hosts are missing"),
         (["192.0.2.2", "via", "host1"], "is not an Anycast address"),
-        (["nonsense", "via", "host1"], "is not an IPv4 address"),
+        (["nonsense", "via", "host1"], "is not an address or prefix"),
     ],
 )
 def test_a_wrong_route_is_refused(cluster: Cluster, arguments: list[str], complaint: str) -> None:

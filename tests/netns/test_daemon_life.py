@@ -71,7 +71,8 @@ class Daemon:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "flyebpf", "daemon", "--config", str(self.file)]
-        with self.log.open("w") as log:
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as log:  # the DNS process of an earlier one writes there too
             return subprocess.Popen(command, stdout=log, stderr=log)
 
     def fails(self) -> str:
