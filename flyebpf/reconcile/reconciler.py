@@ -183,10 +183,13 @@ class Reconciler:
 
     def _evict(self, kind: type[Row], rows: list[Row]) -> list[Row]:
         """Withdraw rows that have what ``rows`` are to have alone. All of them
-        are dirty, as only one row may want such a thing. Returns the rows that
-        may be applied now; the others fail with those that would not go."""
+        are dirty or wait to be tried again, as only one row may want such a thing.
+        Returns the rows that may be applied now; the others fail with those that
+        would not go."""
         applied = self._ledger.applied[kind]
-        known = [(key, old) for key in self._ledger.dirty[kind] if (old := applied.get(key))]
+        waiting = (key for of, key in self._ledger.failures if of is kind)
+        changing = dict.fromkeys((*self._ledger.dirty[kind], *waiting))
+        known = [(key, old) for key in changing if (old := applied.get(key))]
         if not known:
             return rows
         takers = {thing: row for row in rows for thing in row.exclusive}

@@ -152,6 +152,18 @@ def test_no_next_owner_while_the_last_cannot_be_withdrawn() -> None:
     assert not rig.kernel.shared
 
 
+def test_the_last_owner_is_withdrawn_while_its_delete_waits_to_be_tried_again() -> None:
+    rig = Rig(slot("m", "tap"))
+    rig.kernel.fail(SlotRow, "m")
+    assert rig.want() == []
+    rig.kernel.refuse.clear()
+    assert rig.want(slot("n", "tap")) == ["put SlotRow m withdrawn", "put SlotRow n"]
+    assert not rig.kernel.shared
+    rig.clock.now += 1
+    rig.sync()
+    assert rig.kernel.rows[SlotRow] == {"n": slot("n", "tap")}
+
+
 def test_nothing_is_deleted_before_all_owners_were_heard() -> None:
     rig = Rig(complete=False)
     rig.kernel.rows[SlotRow] = {"old": slot("old"), "m": slot("m")}
