@@ -114,29 +114,21 @@ class Program(Descriptor):
         check(result, f"live test run of {self.name}")
 
 
-class XdpLink(Descriptor):
-    """A ``bpf_link`` that attaches an XDP program to an interface."""
-
-    @classmethod
-    def create(cls, program: Program, ifindex: int, mode: str) -> XdpLink:
-        """``mode``: "native" or "generic"."""
-        flags = XDP_FLAGS_DRV_MODE if mode == "native" else XDP_FLAGS_SKB_MODE
-        opts = LinkCreateOpts(sz=ct.sizeof(LinkCreateOpts), flags=flags)
-        fd = libbpf().bpf_link_create(program.fd, ifindex, BPF_XDP, ct.byref(opts))
-        return cls(check(fd, f"attach {program.name} to interface {ifindex} ({mode} XDP)"))
+class Link(Descriptor):
+    """A ``bpf_link``, or what a pin holds in place of one."""
 
     def update(self, program: Program) -> None:
         """Swap the program in place: no packet passes without one."""
         result = libbpf().bpf_link_update(self.fd, program.fd, None)
         check(result, f"swap in {program.name}")
 
-    @property
-    def is_xdp_link(self) -> bool:
-        """Whether it is such a link at all: a pin can hold anything. The info of
-        a program or a map, read as a link's, would make some sense."""
+    def is_of(self, kind: int) -> bool:
+        """Whether it is a link of this kind (enum bpf_link_type) at all: a pin can
+        hold anything. The info of a program or a map, read as a link's, would make
+        some sense."""
         if "link" not in os.readlink(f"/proc/self/fd/{self.fd}"):
             return False
-        return int(self.info.type) == BPF_LINK_TYPE_XDP
+        return int(self.info.type) == kind
 
     @property
     def info(self) -> LinkInfo:
@@ -148,14 +140,31 @@ class XdpLink(Descriptor):
     def program_id(self) -> int:
         return int(self.info.prog_id)
 
+
+class XdpLink(Link):
+    """A ``bpf_link`` that attaches an XDP program to an interface."""
+
+    @classmethod
+    def create(cls, program: Program, ifindex: int, mode: str) -> XdpLink:
+        """``mode``: "native" or "generic"."""
+        flags = XDP_FLAGS_DRV_MODE if mode == "native" else XDP_FLAGS_SKB_MODE
+        opts = LinkCreateOpts(sz=ct.sizeof(LinkCreateOpts), flags=flags)
+        fd = libbpf().bpf_link_create(program.fd, ifindex, BPF_XDP, ct.byref(opts))
+        return cls(check(fd, f"attach {program.name} to interface {ifindex} ({mode} XDP)"))
+
+    @property
+    def is_xdp_link(self) -> bool:
+        return self.is_of(BPF_LINK_TYPE_XDP)
+
     @property
     def ifindex(self) -> int:
         """The interface, or 0 when it is gone."""
         return int(self.info.ifindex)
 
 
-class NetnsLink(Descriptor):
-    """A ``bpf_link`` that attaches an sk_lookup program to a network namespace."""
+class NetnsLink(Link):
+    """A ``bpf_link`` that attaches an sk_lookup program to a network namespace.
+    ``info.ifindex`` holds the inode of the namespace, 0 when that is gone."""
 
     @classmethod
     def create(cls, program: Program) -> NetnsLink:
@@ -167,28 +176,9 @@ class NetnsLink(Descriptor):
             )
         return cls(check(fd, f"attach {program.name} to the network namespace"))
 
-    def update(self, program: Program) -> None:
-        """Swap the program in place."""
-        result = libbpf().bpf_link_update(self.fd, program.fd, None)
-        check(result, f"swap in {program.name}")
-
     @property
     def is_netns_link(self) -> bool:
-        """Whether it is such a link at all: a pin can hold anything."""
-        if "link" not in os.readlink(f"/proc/self/fd/{self.fd}"):
-            return False
-        return int(self.info.type) == BPF_LINK_TYPE_NETNS
-
-    @property
-    def info(self) -> LinkInfo:
-        """``ifindex`` holds the inode of the namespace, 0 when that is gone."""
-        info = LinkInfo()
-        read_info(self.fd, info, "a link")
-        return info
-
-    @property
-    def program_id(self) -> int:
-        return int(self.info.prog_id)
+        return self.is_of(BPF_LINK_TYPE_NETNS)
 
     @property
     def is_here(self) -> bool:
