@@ -19,7 +19,6 @@ import resource
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -30,6 +29,7 @@ from flyebpf.drivers.proxy_fds import sockets_of
 from flyebpf.errors import UnavailableError
 from flyebpf.model.proxyrows import ProxyRow
 from flyebpf.proxy.bootstrap import Paths, bootstrap
+from flyebpf.unixpeer import listener, same_network
 
 log = logging.getLogger(__name__)
 FILES = 1 << 20  # open files at most
@@ -184,16 +184,8 @@ def prepare(paths: Paths, uid: int, gid: int) -> None:
 
 def peer(path: Path) -> int:
     """The process that listens at a unix socket and is in our network namespace."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ADMIN_TIMEOUT)
-        try:
-            connection.connect(str(path))
-            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            pid: int = struct.unpack("=3i", raw)[0]
-            same = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
-        except OSError:
-            return 0
-    return pid if same else 0
+    pid = listener(path, ADMIN_TIMEOUT)
+    return pid if pid and same_network(pid) else 0
 
 
 def ask(path: Path, method: str, target: str) -> bytes:

@@ -28,6 +28,7 @@ from flyebpf.drivers import wireguard_uapi as uapi
 from flyebpf.drivers.process_sockets import udp_sockets
 from flyebpf.drivers.wireguard import Device, PeerChange
 from flyebpf.errors import UnavailableError
+from flyebpf.unixpeer import same_network
 
 log = logging.getLogger(__name__)
 PROGRAM = "wireguard-go"
@@ -197,15 +198,6 @@ def is_ours(pid: int) -> bool:
     """Whether that process is wireguard-go."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip() == PROGRAM
-    except OSError:
-        return False
-
-
-def same_network(pid: int) -> bool:
-    """Whether it is in this thread's network namespace: a host's may have been
-    made anew since it was started."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino
     except OSError:
         return False
 

@@ -23,8 +23,6 @@ import logging
 import os
 import pwd
 import signal
-import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -38,6 +36,7 @@ from flyebpf import logs
 from flyebpf.config import LogConfig
 from flyebpf.proxy.ads import Snapshot, Stream
 from flyebpf.proxy.resources import Type
+from flyebpf.unixpeer import listener
 
 log = logging.getLogger("flyebpf.proxy.process")
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -122,7 +121,7 @@ class Server:
         aside = f"{self._path}.{os.getpid()}"
         server.add_insecure_port(f"unix:{aside}")
         await server.start()
-        before = peer(self._path)
+        before = listener(self._path)
         os.rename(aside, self._path)
         if before:
             with contextlib.suppress(OSError):
@@ -182,17 +181,6 @@ class Server:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(0)
-
-
-def peer(path: str) -> int:
-    """The process that listens at a unix socket, 0 for none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(path)
-            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        except OSError:
-            return 0
-    return int(struct.unpack("=3i", raw)[0])
 
 
 def drop_rights(user: str) -> None:

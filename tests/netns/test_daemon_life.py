@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from flyebpf.api.client import Client
 from flyebpf.bpf.loader import prepare_bpffs
 from flyebpf.drivers.link_table import LinkTable
 from flyebpf.errors import FlyebpfError
+from flyebpf.unixpeer import listener
 from tests.netns.driver_rig import XDP, namespace, program, sh
 
 pytestmark = pytest.mark.root
@@ -91,13 +90,8 @@ class Daemon:
         """Kill it, and the DNS process, which outlives it."""
         if self.process is not None:
             self.end(signal.SIGKILL)
-        with socket.socket(socket.AF_UNIX) as sock:
-            try:
-                sock.connect(str(self.folder / "dns.sock"))
-            except OSError:
-                return
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
+        if pid := listener(self.folder / "dns.sock"):
+            os.kill(pid, signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.client.get("/v1/status")

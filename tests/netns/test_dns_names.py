@@ -5,7 +5,6 @@ their interfaces and of the server behind the host port."""
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.api.client import path
+from flyebpf.unixpeer import listener
 from tests.dns_rig import question
 from tests.netns.conftest import CreateApp
 from tests.netns.rig import TOOLS, Load, Rig
@@ -318,7 +318,7 @@ def test_a_killed_daemon_takes_no_name_away(rig: Rig) -> None:
 def test_a_killed_dns_process_comes_back(rig: Rig) -> None:
     """Names that the program answers are answered meanwhile."""
     process = Path(rig.host().socket).with_name("dns.sock")
-    pid = peer_of(process)
+    pid = listener(process)
     rig.run("host1", "kill", "-9", str(pid))
     assert set(dig(rig, "dns1", "AAAA", "names.internal").split()) == both(rig)
     rig.until(
@@ -326,11 +326,3 @@ def test_a_killed_dns_process_comes_back(rig: Rig) -> None:
         "the server is back",
         patience=20,
     )
-
-
-def peer_of(process: Path) -> int:
-    """The process that listens on a unix socket."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(process))
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[:4], "little")
