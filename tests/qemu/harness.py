@@ -101,14 +101,16 @@ class Guest:
             )
 
     def _connect(self, name: str, deadline: float) -> Port:
-        end = socket.socket(socket.AF_UNIX)
-        while True:
-            try:
-                end.connect(str(self._path / name))
-                return Port(end)
-            except (FileNotFoundError, ConnectionRefusedError):
-                self._check(deadline, "QEMU did not start")
-                time.sleep(0.02)
+        with ExitStack() as stack:
+            end = stack.enter_context(socket.socket(socket.AF_UNIX))
+            while True:
+                try:
+                    end.connect(str(self._path / name))
+                    stack.pop_all()
+                    return Port(end)
+                except (FileNotFoundError, ConnectionRefusedError):
+                    self._check(deadline, "QEMU did not start")
+                    time.sleep(0.02)
 
     def __enter__(self) -> Guest:
         return self
@@ -178,8 +180,13 @@ class Guest:
 
     def console(self) -> str:
         """The last lines of the console."""
-        text = self.console_file.read_text(errors="replace")
-        return "\n".join(text.replace("\r", "").splitlines()[-LAST:])
+        return "\n".join(self._printed().replace("\r", "").splitlines()[-LAST:])
+
+    def _printed(self) -> str:
+        """All of the console; "" where QEMU ended before it made the file."""
+        if not self.console_file.exists():
+            return ""
+        return self.console_file.read_text(errors="replace")
 
     def _exchange(self, name: str, script: str, timeout: float, show: Show) -> Result:
         self._marks += 1
@@ -229,7 +236,7 @@ class Guest:
     def _lost_if_gone(self) -> None:
         if self._process.poll() is None:
             return
-        panicked = "Kernel panic" in self.console_file.read_text(errors="replace")
+        panicked = "Kernel panic" in self._printed()
         log = (self._path / "qemu.log").read_text(errors="replace").strip()
         self._lose("panicked" if panicked else f"ended (QEMU: {self._process.returncode}) {log}")
 

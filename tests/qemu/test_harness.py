@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -116,6 +117,17 @@ def test_what_qemu_complains_of(accelerator: str) -> None:
     wrong = Machine("wrong", tiny("wrong").image, [machine.Nic("not a MAC", "user")])
     with pytest.raises(LostGuestError, match=r"ended \(QEMU: 1\).*not a MAC"):
         Guest(wrong, accelerator)
+    gc.collect()  # a socket left open would be said here
+
+
+def test_qemu_that_ends_before_anything_is_made(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No console, nothing to connect to; and nothing is left open."""
+    monkeypatch.setattr(harness, "command_line", lambda *_: [machine.qemu(), "-nonsense"])
+    with pytest.raises(LostGuestError, match=r"ended \(QEMU: 1\).*-nonsense: invalid option"):
+        Guest(tiny("wrong"), accelerator)
+    gc.collect()
 
 
 def test_a_guest_dies_with_its_test(accelerator: str) -> None:
