@@ -148,6 +148,7 @@ COMPONENTS: dict[str, Schema] = {
             "strict": boolean("Unknown keys are errors."),
             "public_ips": boolean("Allocate addresses on the first deployment; default true."),
             "flycast": boolean("Allocate a Flycast address instead, if the app has none."),
+            "remove_services": boolean("A file without a service ends those in force."),
         },
     ),
     "ConfigReport": obj({"app": string(), "services": integer(), "warnings": array(string())}),

@@ -19,6 +19,7 @@ from flyebpf.errors import InvalidError
 @click.option("--strict", is_flag=True, help="Refuse keys that are not known.")
 @click.option("--no-public-ips", is_flag=True, help="Allocate no address on the first deployment.")
 @click.option("--flycast", is_flag=True, help="Allocate a Flycast address in place of public ones.")
+@click.option("-y", "--yes", is_flag=True, help="End the services in force if the file has none.")
 @options.json_option
 def deploy(
     *,
@@ -27,6 +28,7 @@ def deploy(
     strict: bool,
     no_public_ips: bool,
     flycast: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Put a fly.toml into force for an app: its services take effect at once.
@@ -49,6 +51,8 @@ def deploy(
     body: dict[str, Any] = {"config": text, "strict": strict, "public_ips": not no_public_ips}
     if flycast:
         body["flycast"] = True
+    if yes:
+        body["remove_services"] = True
     try:
         report = options.api().post(path("apps", name, "deployments"), body)
     except ApiError as error:

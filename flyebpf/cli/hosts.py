@@ -121,6 +121,9 @@ def token(minutes: int, revoke: bool, as_json: bool) -> None:
     is shown once, and can be used once.
     """
     if revoke:
+        given = click.get_current_context().get_parameter_source("minutes")
+        if given is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError("--minutes is of a new token: leave it out with --revoke.")
         answer = options.api().delete("/v1/join-tokens")
         count = answer["revoked"]
         text = f"Revoked {count} token{'' if count == 1 else 's'}."

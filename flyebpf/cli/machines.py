@@ -65,6 +65,19 @@ def add(
         output.say(f"Added machine {machine['id']} to app {machine['app']}.")
         _print_one(machine)
     _warn_of_interface(machine)
+    if region is not None:
+        _warn_of_region(machine)
+
+
+def _warn_of_region(machine: dict[str, Any]) -> None:
+    """A region without a host is one that nobody is near to; or its name is wrong."""
+    regions = sorted({host["region"] for host in options.api().get("/v1/hosts")["items"]})
+    if machine["region"] not in regions:
+        output.warn(
+            f"no host is in region {machine['region']}; known: {', '.join(regions)}. Machine "
+            f"{machine['id']} counts as far from everybody: if that is wrong, remove it and "
+            "add it again"
+        )
 
 
 def _warn_of_interface(machine: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flyebpf.config import DaemonConfig
-from flyebpf.errors import ExhaustedError, InvalidError
+from flyebpf.errors import ConflictError, ExhaustedError, InvalidError
 from flyebpf.flytoml import ParsedConfig
 from flyebpf.model import names, shared
 from flyebpf.model.certificates import Certificate
@@ -58,6 +58,7 @@ def deploy(
     *,
     public_ips: bool = True,
     flycast: bool = False,
+    remove_services: bool = False,
 ) -> DeployResult:
     """Make ``parsed`` the app's deployment, one version above its last one.
 
@@ -65,9 +66,10 @@ def deploy(
     carries port 80 or 443, allocates one and a dedicated IPv6 address (contract,
     section 9), unless ``public_ips`` is False. ``flycast``: a Flycast address on the
     app's own network instead. Other apps get theirs by ``ips allocate-v4``, and a
-    warning until then. Raises InvalidError for handlers where no proxy runs and for
-    services that an address of the app cannot carry, and NotFoundError when there is
-    no such app.
+    warning until then. A file without a service, which may be the wrong file, ends
+    the services in force with ``remove_services`` only. Raises InvalidError for
+    handlers where no proxy runs and for services that an address of the app cannot
+    carry, NotFoundError when there is no such app.
     """
     app = names.app_name(app)
     if config.proxy.engine == "none":
@@ -78,6 +80,12 @@ def deploy(
     def action(tx: Tx) -> tuple[Deployment, list[Address]]:
         owner = tx.require(App, app)
         last = tx.get(Deployment, app)
+        if last and last.services and not parsed.services and not remove_services:
+            raise ConflictError(
+                f"the file has no service, and app {app} has {_count(last.services)} in force, "
+                "which would end",
+                "If that is meant, say so: flyebpf deploy --yes",
+            )
         deployment = Deployment(
             app,
             parsed.services,
@@ -201,6 +209,10 @@ def _without_certificate(store: Store, config: DaemonConfig, deployment: Deploym
         f"app {app} has no certificate, so TLS fails on port {numbers}: "
         f"flyebpf certs add {default_hostname(app, config.domain)} -a {app}"
     ]
+
+
+def _count(services: Sequence[Service]) -> str:
+    return f"{len(services)} service{'' if len(services) == 1 else 's'}"
 
 
 def _warnings(store: Store, deployment: Deployment, public_ips: bool) -> list[str]:

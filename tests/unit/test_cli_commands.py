@@ -137,10 +137,28 @@ def test_what_a_machine_gets(web: Cli) -> None:
 def test_machine_options_reach_the_daemon(web: Cli) -> None:
     machine = web.json(
         "machines add -a web --interface tap9 --mac 02:00:00:00:00:09 --name db --group app "
-        "-r iad --metadata a=1 --metadata b=2 --id 0123456789abcd"
+        "-r ams --metadata a=1 --metadata b=2 --id 0123456789abcd"
     )
-    assert (machine["id"], machine["name"], machine["region"]) == ("0123456789abcd", "db", "iad")
+    assert (machine["id"], machine["name"], machine["region"]) == ("0123456789abcd", "db", "ams")
     assert machine["metadata"] == {"a": "1", "b": "2"}
+
+
+def test_a_region_without_hosts_is_said(web: Cli) -> None:
+    command = "machines add -a web --interface tap9 --mac 02:00:00:00:00:09 -r iad --json"
+    code, out, err = web(*command.split())
+    assert (code, json.loads(out)["region"]) == (0, "iad")
+    assert err.startswith("Warning: no host is in region iad; known: ams. Machine ")
+
+
+def test_a_file_without_services_needs_a_yes(web: Cli, tmp_path: Path) -> None:
+    (tmp_path / "full.toml").write_text(FLY_TOML)
+    (tmp_path / "empty.toml").write_text("")
+    web.ok(f"deploy -a web --no-public-ips -c {tmp_path}/full.toml")
+    code, _, err = web(*f"deploy -a web -c {tmp_path}/empty.toml".split())
+    assert (code, "has 1 service in force, which would end" in err) == (1, True)
+    assert "flyebpf deploy --yes" in err
+    code, out, _ = web(*f"deploy -a web -c {tmp_path}/empty.toml --yes".split())
+    assert (code, "0 services" in out) == (0, True)
 
 
 def test_an_interface_that_is_not_there_is_said(web: Cli) -> None:

@@ -204,6 +204,8 @@ def test_tokens(cli: Cli) -> None:
     assert tokens.read(token).endpoints == ("https://192.0.2.9:2379",)
     made = cli.json("hosts token")
     assert tokens.read(made["token"]).secret != tokens.read(token).secret
+    code, _, err = cli("hosts token --revoke --minutes 5")
+    assert (code, "leave it out with --revoke" in err) == (2, True)
     assert cli.ok("hosts token --revoke") == "Revoked 2 tokens.\n"
 
 

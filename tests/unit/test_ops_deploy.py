@@ -11,7 +11,7 @@ import pytest
 from flyebpf import flytoml
 from flyebpf.certificates import pair
 from flyebpf.config import PoolsConfig
-from flyebpf.errors import InvalidError, NotFoundError
+from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model.certificates import SelfSigned
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
 from flyebpf.ops import addresses, certificates, deploy, machines
@@ -61,11 +61,22 @@ def test_the_file_becomes_the_deployment(store: SqliteStore) -> None:
 
 
 def test_each_deploy_is_a_version_and_replaces_the_last(store: SqliteStore) -> None:
-    deploy.deploy(store, config(), "web", RAW)
-    second = deploy.deploy(store, config(), "web", flytoml.parse("")).deployment
-    assert second.version == 2
+    first = deploy.deploy(store, config(), "web", RAW).deployment
+    second = deploy.deploy(store, config(), "web", RAW).deployment
+    assert second == replace(first, version=2)
     assert deploy.get(store, "web") == second
-    assert second.services == ()
+
+
+def test_a_file_without_services_ends_those_in_force_only_when_asked(store: SqliteStore) -> None:
+    first = deploy.deploy(store, config(), "web", RAW).deployment
+    empty = flytoml.parse("")
+    with pytest.raises(ConflictError, match="no service, and app web has 1 service in force") as e:
+        deploy.deploy(store, config(), "web", empty)
+    assert "--yes" in e.value.remedy
+    assert deploy.get(store, "web") == first
+    second = deploy.deploy(store, config(), "web", empty, remove_services=True).deployment
+    assert (second.version, second.services) == (2, ())
+    assert deploy.deploy(store, config(), "web", empty).deployment.version == 3, "none to lose"
 
 
 def test_an_app_without_address_is_told_how_to_get_one(store: SqliteStore) -> None:
@@ -197,7 +208,7 @@ def test_a_deploy_that_leaves_a_shared_address_nothing_to_carry_is_refused(
         deploy.deploy(store, PROXY, "web", raw)
     assert "allocate-v4" in caught.value.remedy
     assert store.revision() == before
-    deploy.deploy(store, PROXY, "web", flytoml.parse(""))
+    deploy.deploy(store, PROXY, "web", flytoml.parse(""), remove_services=True)
     addresses.allocate_v4(store, PROXY, "web")
     deploy.deploy(store, PROXY, "web", raw)
 

@@ -23,6 +23,7 @@ def create(call: Call) -> object:
         parsed,
         public_ips=body.get("public_ips", True),
         flycast=body.get("flycast", False),
+        remove_services=body.get("remove_services", False),
     )
     lookup = views.Lookup(call.store)
     return {
