@@ -20,6 +20,7 @@ from flyebpf.api.backend import Problem, Severity
 from flyebpf.drivers.proxy import ProxyDriver
 from flyebpf.drivers.proxy_envoy import Envoy, ask, end, peer
 from flyebpf.errors import FlyebpfError
+from flyebpf.proxy.loads import Loads
 
 log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between looks at an Envoy that runs
@@ -54,6 +55,11 @@ class ProxyAgent:
         self._ended.set()
         self._driver.changed.set()
         self._thread.join(READY)
+
+    @property
+    def loads(self) -> Loads:
+        """What machines have to do through this host's proxy."""
+        return self._driver.loads
 
     def problems(self) -> Iterator[Problem]:
         if self._problem:

@@ -27,6 +27,7 @@ from flyebpf.errors import FlyebpfError
 from flyebpf.model.proxyrows import ProxyBindRow, ProxyRow, ProxySniRow
 from flyebpf.model.rows import Row
 from flyebpf.proxy.bootstrap import Paths
+from flyebpf.proxy.loads import Loads
 from flyebpf.proxy.table import KINDS, Table
 from flyebpf.reconcile.base import Failure
 
@@ -60,6 +61,7 @@ class ProxyDriver:
         self._netlink = ProxyNetlink()
         self._table = Table()
         self._soon = soon
+        self.loads = Loads()
         self.feed: Feed | None = None
         self.envoy: Envoy | None = None
         self.changed = threading.Event()
@@ -208,9 +210,8 @@ class ProxyDriver:
             self.envoy = envoy
             self.changed.set()
         if self.feed is None:
-            self.feed = Feed(
-                self.paths.ads, self._config.user, self._log, lambda: self._soon(self._retell)
-            )
+            lost = lambda: self._soon(self._retell)  # noqa: E731
+            self.feed = Feed(self.paths.ads, self._config.user, self._log, self.loads, lost)
             self.feed.start()
 
     def _set_own(self, source: bytes) -> None:
@@ -239,6 +240,7 @@ class ProxyDriver:
         if self.feed is not None:
             self.feed.close(end=True)
             self.feed = None
+            self.loads.forget()
         elif pid := peer(self.paths.ads):  # an earlier daemon's
             end(pid)
         self.envoy = None

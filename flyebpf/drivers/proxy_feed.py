@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flyebpf.config import LogConfig
+from flyebpf.proxy.loads import Loads
 from flyebpf.proxy.table import Gone, Put
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,14 @@ RETRY = 1.0  # seconds between a process's end and the next one
 
 class Feed:
     """``lost``: called, from a thread, when the process has to be told everything
-    anew; the daemon then calls :meth:`begin` and :meth:`send`."""
+    anew; the daemon then calls :meth:`begin` and :meth:`send`. ``loads``: what it says of
+    machines' loads goes there."""
 
-    def __init__(self, path: Path, user: str, log: LogConfig, lost: Callable[[], object]) -> None:
+    def __init__(
+        self, path: Path, user: str, log: LogConfig, loads: Loads, lost: Callable[[], object]
+    ) -> None:
         self._arguments = (str(path), user, json.dumps(asdict(log)))
+        self._loads = loads
         self._lost = lost
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
@@ -100,6 +105,7 @@ class Feed:
     def _spawn(self) -> subprocess.Popen[str]:
         """In a session of its own: a terminal's signals are the daemon's to see."""
         self.report = {}
+        self._loads.forget()
         command = [sys.executable, "-P", "-m", "flyebpf.proxy.process", *self._arguments]
         self._process = subprocess.Popen(
             command,
@@ -138,6 +144,9 @@ class Feed:
         assert process.stdout is not None
         for line in process.stdout:
             report = json.loads(line)
+            if "loads" in report:
+                self._loads.take(report["loads"])
+                continue
             if report["refused"] and report["refused"] != self.report.get("refused"):
                 log.error("Envoy has refused: %s", report["refused"])
             self.report = report

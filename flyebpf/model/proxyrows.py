@@ -152,7 +152,8 @@ class ProxyClusterRow(Row):
     apart from another way to speak to the same machines (``+h2``, ``+v1``,
     ``+v2``). ``http``: it serves routes, else connections. ``h2``: it is spoken
     to in h2c. ``proxy_proto``: "", "v1" or "v2". ``limit``: what the limits count,
-    "connections" or "requests"; ``hard`` None: no limit.
+    "connections" or "requests"; ``hard`` None: no limit. ``watched``: what its machines
+    have in flight is wanted (``flyebpf.proxy.loads``).
     """
 
     name: str
@@ -164,6 +165,7 @@ class ProxyClusterRow(Row):
     limit: str = "connections"
     soft: int = 20
     hard: int | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,17 +63,33 @@ class Clusters:
         name += ("" if http else "+tcp") + ("+h2" if h2 else "")
         name += (f"+{proxy_proto}" if proxy_proto else "") + more
         limits = exposure.service.concurrency
+        endpoints = self._endpoints(exposure)
         return ProxyClusterRow(
             name,
             self._app,
-            self._endpoints(exposure),
+            endpoints,
             http,
             h2=h2,
             proxy_proto=proxy_proto,
             limit=limits.type,
             soft=limits.soft_limit,
             hard=limits.hard_limit,
+            watched=self._is_watched(exposure, endpoints),
         )
+
+    def _is_watched(self, exposure: Exposure, endpoints: tuple[ProxyEndpoint, ...]) -> bool:
+        """Whether anything follows from how much the machines have to do: machines
+        that may be started or stopped for it, another region that helps out."""
+        service = exposure.service
+        if service.auto_stop != "off":
+            return True
+        if service.auto_start and any(
+            machine.group in exposure.groups and machine.state is not MachineState.STARTED
+            for machine in self._state.machines_of(self._app)
+        ):
+            return True
+        limited = service.concurrency.hard_limit is not None
+        return limited and any(endpoint.priority for endpoint in endpoints)
 
     def _endpoints(self, exposure: Exposure) -> tuple[ProxyEndpoint, ...]:
         """The nearest region's first. A machine whose host's daemon is gone gets new

@@ -55,21 +55,18 @@ class Paths:
 def bootstrap(row: ProxyRow, paths: Paths) -> Json:
     """Machines see ``row.source``. The control plane's stream is taken up again
     within a second after it was lost."""
+    service = {
+        "envoy_grpc": {
+            "cluster_name": ADS_CLUSTER,
+            "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
+            "max_receive_message_length": 256 << 20,
+        }
+    }
     ads = {
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
-        "grpc_services": [
-            {
-                "envoy_grpc": {
-                    "cluster_name": ADS_CLUSTER,
-                    "retry_policy": {
-                        "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}
-                    },
-                    "max_receive_message_length": 256 << 20,
-                }
-            }
-        ],
+        "grpc_services": [service],
     }
     return {
         "node": {"id": row.host, "cluster": "flyebpf", "locality": {"region": row.region}},
@@ -82,7 +79,12 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
             "upstream_bind_config": {
                 "source_address": {"address": row.source, "port_value": 0},
                 "socket_options": [GONE],
-            }
+            },
+            "load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": ADS_CLUSTER}}],
+            },
         },
         "static_resources": {
             "listeners": [listener(what) for what in all_listeners()],
@@ -97,7 +99,11 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
             "layers": [
                 {
                     "name": "static",
-                    "static_layer": {"re2.max_program_size.error_level": 1000},
+                    "static_layer": {
+                        "re2.max_program_size.error_level": 1000,
+                        # Load reports of connections that have long been there.
+                        "envoy.reloadable_features.report_load_for_non_zero_stats": True,
+                    },
                 }
             ]
         },

@@ -10,7 +10,8 @@ while there is no daemon, until the next daemon's process takes its place.
 On standard input it gets lines of JSON, ``{"put": [[type, name, body as JSON], …],
 "remove": [[type, name], …]}``, and listens from ``{"ready": true}`` on: before that it
 does not know what there is, and would tell Envoy to forget the rest. On standard
-output it says what has become of it, ``Report`` as JSON, whenever that has changed.
+output it says what has become of it, ``Report`` as JSON, whenever that has changed,
+and ``{"loads": …}``, what ``flyebpf.proxy.loads.Loads.take`` wants.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from google.protobuf.json_format import ParseError
 from flyebpf import logs
 from flyebpf.config import LogConfig
 from flyebpf.proxy.ads import Snapshot, Stream
-from flyebpf.proxy.resources import Type
+from flyebpf.proxy.load_reports import LoadReports
+from flyebpf.proxy.loads import Tracker
+from flyebpf.proxy.resources import Json, Type
 from flyebpf.unixpeer import listener
 
 log = logging.getLogger("flyebpf.proxy.process")
@@ -76,14 +79,33 @@ class Session:
                 await self._write(response)
 
 
+class Output:
+    """Lines to the daemon. One that does not read does not stop Envoy's streams."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+
+    @property
+    def free(self) -> bool:
+        """Whether all that was said before has been read."""
+        return self._transport.get_write_buffer_size() == 0
+
+    def say(self, line: Json) -> None:
+        if not self._transport.is_closing():  # the daemon has ended
+            self._transport.write((json.dumps(line) + "\n").encode())
+
+
 class Server:
     """The control plane of one Envoy, or of two while one takes over."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, output: Output) -> None:
         self._path = path
+        self._output = output
         self._snapshot = Snapshot()
         self._sessions: dict[Session, None] = {}
         self._server: grpc.aio.Server | None = None
+        self._tracker = Tracker()
+        self._loads = LoadReports(self._tracker, self._say_loads)
         self._said = Report()
         self._wrong = ""
         self._push: asyncio.TimerHandle | None = None
@@ -93,16 +115,25 @@ class Server:
         """A line of input."""
         for kind, name, body in line.get("put", ()):
             try:
-                self._snapshot.put(Type(kind), name, json.loads(body))
+                self._put(Type(kind), name, json.loads(body))
             except (ParseError, ValueError, KeyError, TypeError) as error:
                 self._wrong = f"{kind} {name}: {error}"
                 log.error("not sent to Envoy: %s", self._wrong)
         for kind, name in line.get("remove", ()):
-            self._snapshot.remove(Type(kind), name)
+            if kind == Type.LOADS:
+                self._tracker.unwatch(name)
+            else:
+                self._snapshot.remove(Type(kind), name)
         if line.get("ready") and self._server is None:
             await self._listen()
         if self._push is None:
             self._push = asyncio.get_running_loop().call_later(GATHER, self._start_push)
+
+    def _put(self, kind: Type, name: str, body: Json) -> None:
+        if kind is Type.LOADS:
+            self._tracker.watch(name, body["clusters"])
+        else:
+            self._snapshot.put(kind, name, body)
 
     async def _listen(self) -> None:
         self._snapshot.join()
@@ -116,7 +147,10 @@ class Server:
         )
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+            (
+                grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),
+                self._loads.handlers(),
+            )
         )
         aside = f"{self._path}.{os.getpid()}"
         server.add_insecure_port(f"unix:{aside}")
@@ -141,6 +175,8 @@ class Server:
         changes = self._snapshot.take_changes()
         for session in list(self._sessions):
             await session.send(lambda session=session: session.stream.changed(changes))  # type: ignore[misc]
+        await self._loads.push()
+        self._say_loads()
         self.report()
 
     async def _serve(self, _: object, context: Any) -> None:
@@ -170,8 +206,12 @@ class Server:
         )
         if now != self._said:
             self._said = now
-            with contextlib.suppress(OSError):  # nobody may be listening any more
-                os.write(sys.stdout.fileno(), (json.dumps(asdict(now)) + "\n").encode())
+            self._output.say(asdict(now))
+
+    def _say_loads(self) -> None:
+        """If not now, then with what changes next."""
+        if self._output.free and (changes := self._tracker.take_news()):
+            self._output.say({"loads": changes})
 
     @property
     def knows(self) -> bool:
@@ -197,7 +237,8 @@ async def serve(path: str) -> None:
     reader = asyncio.StreamReader(limit=LINE)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    server = Server(path)
+    output, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sys.stdout)
+    server = Server(path, Output(output))
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     reading = asyncio.ensure_future(_read(reader, server))

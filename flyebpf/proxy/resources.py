@@ -43,6 +43,7 @@ class Type(StrEnum):
     VHOST = "vhost"  # name: <route configuration>|<route>
     ROUTES = "routes"  # what virtual hosts of one name are joined to
     CERTIFICATE = "certificate"
+    LOADS = "loads"  # a cluster that Envoy is to report of
 
 
 class Resource(NamedTuple):
@@ -238,6 +239,11 @@ def aliases(bind: ProxyBindRow, place: int | None, server_names: Iterable[str]) 
 
 def sni_alias(row: ProxySniRow) -> str:
     return names.sni_cluster(row.port, row.host)
+
+
+def loads(row: ProxyClusterRow, clusters: Iterable[str]) -> Resource:
+    """``clusters``: the names that it has in Envoy."""
+    return Resource(Type.LOADS, row.name, {"clusters": sorted(clusters)})
 
 
 def certificate(row: ProxyCertificateRow) -> Resource:

@@ -164,12 +164,17 @@ class Table:
         match row:
             case ProxyBindRow() if row.chain in HTTP_CHAINS:
                 units.append((ProxyRouteRow, row.target))
+            case ProxyBindRow():
+                units.append((ProxyClusterRow, row.target))
+            case ProxySniRow():
+                units.append((ProxyClusterRow, row.cluster))
             case ProxyClusterRow():
                 units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
                 units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
             case ProxyCertificateRow():
                 units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
-                units += [(ProxyBindRow, key) for key in self._app_binds.get(row.app)]
+                for key in self._app_binds.get(row.app):
+                    units += [(ProxyBindRow, key), (ProxyClusterRow, self._target(key))]
                 self.stale_binds.update(dict.fromkeys(self._app_binds.get(row.app)))
         self._dirty.update(dict.fromkeys(units))
 
@@ -185,15 +190,27 @@ class Table:
                 if row.http:
                     yield resources.cluster(row, row.name)
                     yield resources.endpoints(row, row.name)
+                if row.watched and (found := self._names(row)):
+                    yield resources.loads(row, found)
             case ProxySniRow() as row if not row.route:
                 yield from self._alias(row.cluster, [resources.sni_alias(row)])
             case ProxyRouteRow() as row:
                 binds = [self._bind(of) for of in self._binds.get(row.name)]
                 yield from resources.vhosts(row, binds, self._server_names(row.app))
             case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
-                place = self.places.get(row.key)
-                found = resources.aliases(self.as_served(row), place, self._server_names(row.app))
-                yield from self._alias(row.target, found)
+                yield from self._alias(row.target, self._aliases(row))
+
+    def _aliases(self, row: ProxyBindRow) -> list[str]:
+        place = self.places.get(row.key)
+        return resources.aliases(self.as_served(row), place, self._server_names(row.app))
+
+    def _names(self, row: ProxyClusterRow) -> list[str]:
+        """All that the cluster is called in Envoy."""
+        if row.http:
+            return [row.name]
+        found = [name for key in self._binds.get(row.name) for name in self._aliases(self._of(key))]
+        snis = [self.rows[ProxySniRow][key] for key in self._snis.get(row.name)]
+        return [*found, *(resources.sni_alias(sni) for sni in snis if isinstance(sni, ProxySniRow))]
 
     def _alias(self, cluster: str, found: list[str]) -> Iterator[Resource]:
         row = self.rows[ProxyClusterRow].get(cluster)
@@ -202,10 +219,16 @@ class Table:
                 yield resources.cluster(row, name)
                 yield resources.endpoints(row, name)
 
-    def _bind(self, key: Hashable) -> ProxyBindRow:
+    def _of(self, key: Hashable) -> ProxyBindRow:
         row = self.rows[ProxyBindRow][key]
         assert isinstance(row, ProxyBindRow)
-        return self.as_served(row)
+        return row
+
+    def _bind(self, key: Hashable) -> ProxyBindRow:
+        return self.as_served(self._of(key))
+
+    def _target(self, key: Hashable) -> str:
+        return self._of(key).target
 
     def as_served(self, row: ProxyBindRow) -> ProxyBindRow:
         """What the app has signed itself is only shown where it has no certificate: a

@@ -243,6 +243,33 @@ def test_two_services_to_one_port_keep_their_own_limits() -> None:
     assert len(rows(here, ProxyTargetRow)) == 1
 
 
+LIMITED = Concurrency("requests", 2, 3)
+WATCHED: list[tuple[str, dict[str, Any], list[AnyRecord], bool]] = [
+    ("nothing follows from it", {}, [], False),
+    ("a limit in one region", {"concurrency": LIMITED}, [], False),
+    ("another region helps out", {"concurrency": LIMITED}, ["lax"], True),
+    ("another region without a limit", {}, ["lax"], False),
+    ("a machine that may be started", {}, [MachineState.STOPPED], True),
+    ("one that may not", {"auto_start": False}, [MachineState.STOPPED], False),
+    ("machines that are stopped", {"auto_stop": "suspend"}, [], True),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "wanted"), [w[1:] for w in WATCHED], ids=[w[0] for w in WATCHED]
+)
+def test_whose_loads_are_wanted(options: dict[str, Any], more: list[Any], wanted: bool) -> None:
+    one = replace(service(80, handlers=HTTP), **options)
+    there = host(2, region="lax")
+    second = {
+        "lax": machine(2, host="h2", region="lax"),
+        MachineState.STOPPED: machine(2, state=MachineState.STOPPED),
+    }
+    here = app(deployment(one), address(), ONE, there, *(second[which] for which in more))
+    (cluster,) = rows(here, ProxyClusterRow)
+    assert cluster.watched is wanted
+
+
 def test_groups_have_clusters_of_their_own() -> None:
     here = app(
         Deployment(

@@ -174,6 +174,24 @@ def test_each_name_has_the_machines() -> None:
     assert envoy.put(replace(TCP, endpoints=())) == {(Type.ENDPOINTS, name) for name in found}
 
 
+def test_load_reports_of_all_that_a_cluster_is_called() -> None:
+    envoy = Envoy(replace(CLUSTER, watched=True), ROUTE, BIND)
+    assert envoy.has[Type.LOADS, CLUSTER.name] == {"clusters": [CLUSTER.name]}
+    assert (Type.LOADS, CLUSTER.name) in envoy.put(CLUSTER)
+    raw = ProxyBindRow(SIX, 7000, 7001, Chain.RAW, TCP.name, "web")
+    tls = ProxyBindRow(VIP, 8443, 8443, Chain.TLS, TCP.name, "web", TlsOptions())
+    envoy = Envoy(replace(TCP, watched=True))
+    assert (Type.LOADS, TCP.name) not in envoy.has
+    envoy.put(raw, tls, CERTIFICATE, ProxySniRow(9000, "a.example.com", TCP.name))
+    assert envoy.has[Type.LOADS, TCP.name] == {
+        "clusters": sorted(name for kind, name in envoy.has if kind is Type.CLUSTER)
+    }
+    envoy.remove(raw)
+    assert envoy.has[Type.LOADS, TCP.name] == {
+        "clusters": ["sni/9000/a.example.com", f"tls/a.example.com/{VIP}:8443"]
+    }
+
+
 @pytest.mark.parametrize(("version", "word"), [("v1", "V1"), ("v2", "V2")])
 def test_proxy_protocol(version: str, word: str) -> None:
     envoy = Envoy(replace(TCP, proxy_proto=version), RAW)
