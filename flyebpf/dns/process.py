@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import json
 import logging
 import os
-import pwd
 import resource
 import signal
 import socket
@@ -25,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flyebpf import collector, logs
+from flyebpf import collector, logs, rights
 from flyebpf.dns import frames
 from flyebpf.dns.asker import Asker
 from flyebpf.dns.server import Server, Sockets
@@ -34,7 +32,6 @@ from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
 from flyebpf.model.codec import decode
 
 log = logging.getLogger("flyebpf.dns.process")  # as a script its name is another
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 _SWITCH = 0.001  # seconds after which a thread that reads a long answer gives way
 _DRAIN = 0.2  # seconds in which queries that have come in are answered at the end
 
@@ -179,7 +176,7 @@ async def serve(config: frames.ProcessConfig) -> None:
     take_room()
     sockets = Sockets.open(config.addresses, config.port)
     control_socket = _control_socket(config.socket)
-    drop_rights(config.user)
+    rights.drop(config.user, "DNS")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = Server(config.server, sockets)
@@ -232,21 +229,6 @@ def take_room() -> None:
     with contextlib.suppress(OSError):  # a container's /proc may be read-only
         own = Path("/proc/self/oom_score_adj")
         own.write_text(str(max(0, int(own.read_text()))))
-
-
-def drop_rights(user: str) -> None:
-    """Become ``user`` for good, where one is named and this is root."""
-    if user and os.getuid() == 0:
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise UnavailableError(
-                f"DNS cannot run as {user!r}: there is no such user", "create it"
-            ) from None
-        os.setgroups([])
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def main() -> int:

@@ -22,7 +22,6 @@ import gc
 import json
 import logging
 import os
-import pwd
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -33,8 +32,9 @@ import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from google.protobuf.json_format import ParseError
 
-from flyebpf import logs
+from flyebpf import logs, rights
 from flyebpf.config import LogConfig
+from flyebpf.errors import FlyebpfError
 from flyebpf.proxy.ads import Snapshot, Stream
 from flyebpf.proxy.load_reports import LoadReports
 from flyebpf.proxy.loads import Tracker
@@ -223,15 +223,6 @@ class Server:
             await self._server.stop(0)
 
 
-def drop_rights(user: str) -> None:
-    """Become ``user`` for good, if this is root."""
-    if user and os.getuid() == 0:
-        entry = pwd.getpwnam(user)
-        os.setgroups([])
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-
-
 async def serve(path: str) -> None:
     """Until SIGTERM, or the end of the input before it was all there."""
     reader = asyncio.StreamReader(limit=LINE)
@@ -255,8 +246,12 @@ async def _read(reader: asyncio.StreamReader, server: Server) -> None:
 
 def main() -> int:
     logs.setup(LogConfig(**json.loads(sys.argv[3])))
-    drop_rights(sys.argv[2])
-    asyncio.run(serve(sys.argv[1]))
+    try:
+        rights.drop(sys.argv[2], "the proxy's control plane")
+        asyncio.run(serve(sys.argv[1]))
+    except FlyebpfError as error:
+        log.error("%s", "; ".join(filter(None, (error.message, error.remedy))))
+        return 1
     return 0
 
 

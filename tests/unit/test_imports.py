@@ -15,7 +15,7 @@ import pytest
 import flyebpf
 
 ROOT = Path(flyebpf.__file__).parent
-ANYBODY = {"errors", "config", "collector", "logs", "unixpeer"}
+ANYBODY = {"errors", "config", "collector", "logs", "rights", "unixpeer"}
 
 # What each part may import, besides itself and what anybody may.
 ALLOWED: dict[str, set[str]] = {
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "collector": set(),
     "logs": set(),
+    "rights": set(),
     "unixpeer": set(),
     "model": set(),
     "dns": {"model"},
