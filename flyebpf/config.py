@@ -114,6 +114,27 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MachinesConfig:
+    """How the VMs of this host are started and stopped: commands, as words; none:
+    somebody else does it and says so (``machines start``, ``stop``). ``{id}`` and the
+    other names of ``flyebpf.model.commands.PLACEHOLDERS`` are replaced in each word.
+    ``status`` prints "started", "stopped" or "suspended".
+
+    Seconds: ``timeout`` of a command, ``drain`` for which connections of a machine that
+    is to be stopped may go on, ``hold`` for which a request waits for a machine,
+    ``autostop`` between looks for machines that nobody needs."""
+
+    start: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    suspend: tuple[str, ...] = ()
+    status: tuple[str, ...] = ()
+    timeout: int = 60
+    drain: int = 60
+    hold: int = 60
+    autostop: int = 300
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     socket: str = "/run/flyebpf/api.sock"
     group: str = "flyebpf"
@@ -150,6 +171,7 @@ class DaemonConfig:
     etcd: EtcdConfig = field(default_factory=EtcdConfig)
     dns: DnsConfig = field(default_factory=DnsConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    machines: MachinesConfig = field(default_factory=MachinesConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)

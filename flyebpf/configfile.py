@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from flyebpf import configcluster, configrules
+from flyebpf import configcluster, configmachines, configrules
 from flyebpf.config import DaemonConfig
 from flyebpf.configrules import Problem
 from flyebpf.errors import ConfigError
@@ -49,9 +49,13 @@ def parse(text: str, name: str = "config.toml", *, files: bool = False) -> Daemo
     problems = reader.problems
     if config is not None:
         seen = {problem.key for problem in problems}
-        found = [*configrules.check(config), *configcluster.check(config)]
+        found = [
+            *configrules.check(config),
+            *configcluster.check(config),
+            *configmachines.check(config),
+        ]
         if files and not problems and not found:
-            found += configcluster.check_files(config)
+            found += [*configcluster.check_files(config), *configmachines.check_files(config)]
         problems += [problem for problem in found if problem.key not in seen]
     if problems or config is None:
         lines = locate(text)

@@ -49,6 +49,7 @@ COMPONENTS: dict[str, Schema] = {
             "region": string(),
             "group": string("Its process group."),
             "state": string(enum=[state.value for state in MachineState]),
+            "error": string("Why it could not be started or stopped the last time."),
             "cordoned": boolean("It gets no new flows."),
             "interface": string("On the host."),
             "interface_missing": boolean(

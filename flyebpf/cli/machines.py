@@ -13,6 +13,7 @@ from flyebpf.cli import options, output
 from flyebpf.cli.lazy import Group
 
 KEY_VALUE = "KEY=VALUE"
+PATIENCE = 300.0  # seconds for a machine that is started or stopped
 
 
 @click.group(cls=Group, help="Manage machines (VMs).")
@@ -130,7 +131,8 @@ def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
 def _state(machine: dict[str, Any]) -> str:
     cordoned = ", cordoned" if machine["cordoned"] else ""
     missing = ", no interface" if machine["interface_missing"] else ""
-    return f"{machine['state']}{cordoned}{missing}"
+    failed = ", failed" if machine["error"] else ""
+    return f"{machine['state']}{failed}{cordoned}{missing}"
 
 
 @machines.command()
@@ -155,6 +157,7 @@ def _print_one(machine: dict[str, Any]) -> None:
             "Network": f"{machine['network']} ({machine['network_id']})",
             "State": _state(machine),
             "Host": machine["host"],
+            **({"Last error": machine["error"]} if machine["error"] else {}),
             "Region": machine["region"],
             "Group": machine["group"],
             "Interface": machine["interface"],
@@ -174,15 +177,38 @@ def _action(verb: str, done: str, help: str) -> None:
     @machines.command(name=verb, help=help)
     @click.argument("ids", metavar="ID...", nargs=-1, required=True)
     def command(ids: Sequence[str]) -> None:
-        api = options.api()
-        for id_ in ids:
-            api.get(path("machines", id_))  # nothing is done when one of them does not exist
-        for id_ in ids:
-            output.say(f"Machine {api.post(path('machines', id_, verb))['id']} {done}.")
+        _post(verb, done, ids)
 
 
-_action("start", "is started", "Say that machines run: they get traffic.")
-_action("stop", "is stopped", "Say that machines are stopped: their flows end or move.")
+def _post(verb: str, done: str, ids: Sequence[str]) -> None:
+    api = options.api(PATIENCE)
+    for id_ in ids:
+        api.get(path("machines", id_))  # nothing is done when one of them does not exist
+    for id_ in ids:
+        output.say(f"Machine {api.post(path('machines', id_, verb))['id']} {done}.")
+
+
+_action(
+    "start",
+    "is started",
+    """Start machines, by their host's [machines] commands.
+
+    Where it has none, this only says that they run: they get traffic.
+    """,
+)
+
+
+@machines.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--suspend", is_flag=True, help="Keep their memory: they go on where they were.")
+def stop(ids: Sequence[str], suspend: bool) -> None:
+    """Stop machines, by their host's [machines] commands, when connections have ended.
+
+    Where it has none, this only says that they are stopped: their flows end or move.
+    """
+    _post("suspend" if suspend else "stop", "is suspended" if suspend else "is stopped", ids)
+
+
 _action("cordon", "gets no new flows", "Give machines no new flows.")
 _action("uncordon", "gets new flows again", "Give machines new flows again.")
 

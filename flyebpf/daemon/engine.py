@@ -7,8 +7,9 @@ All methods but the properties are for one thread. Nothing here waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 from flyebpf import collector
 from flyebpf.config import DaemonConfig
@@ -45,6 +46,16 @@ log = logging.getLogger(__name__)
 Owner = tuple[str, ...]
 
 
+class Follower(Protocol):
+    """Whoever else acts on the state; told in the main thread, after it was planned."""
+
+    def loaded(self, state: State) -> None:
+        """The whole state is a new one."""
+
+    def changed(self, state: State, updates: Sequence[Update]) -> None:
+        """What has changed in it, in order."""
+
+
 class Engine:
     """State, planner and reconciler of one host.
 
@@ -74,8 +85,7 @@ class Engine:
         guards = (netlink, mesh, host_port)
         self._guards = [driver for driver in guards if driver is not None]
         self.reconciler = Reconciler([maps, *self._guards, *others])
-        self.on_load: Callable[[State], object] = lambda state: None
-        self.on_change: Callable[[State, Sequence[Update]], object] = lambda state, updates: None
+        self.followers: list[Follower] = []
         self.services: dict[Owner, tuple[str, ...]] = {}
         self.applied_revision = 0
         self.loaded = False
@@ -131,7 +141,8 @@ class Engine:
         self._plan_all()
         self.reconciler.mark_complete()
         self.loaded = True
-        self.on_load(self.state)
+        for follower in self.followers:
+            follower.loaded(self.state)
 
     def _plan_all(self) -> None:
         owners = self.planner.all_owners(self.state)
@@ -175,7 +186,8 @@ class Engine:
                     updates.append(update)
                     owners.update(dict.fromkeys(self.planner.owners(update, self.state)))
                 self._plan(owners)
-                self.on_change(self.state, updates)
+                for follower in self.followers:
+                    follower.changed(self.state, updates)
         except CompactedError:
             log.warning("too many changes at once: reading the whole store")
             self.load()

@@ -25,6 +25,7 @@ from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.identity import identity
 from flyebpf.daemon.lock import StateLock
+from flyebpf.daemon.machines import MachineAgent
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_keys import publish_first
@@ -123,7 +124,8 @@ class Daemon:
         )
         self._backend.extra_problems = self._own_problems
         self._dns = DnsAgent(config, self._loop.soon)
-        self._engine.on_load, self._engine.on_change = self._dns.loaded, self._dns.changed
+        self._machines = MachineAgent(config, self._store)
+        self._engine.followers += [self._dns, self._machines]
         self._backend.watch_dns(self._dns)
         self._proxy = ProxyAgent(self._proxy_driver)
         self._backend.watch_proxy(self._proxy)
@@ -238,6 +240,7 @@ class Daemon:
         self._stack.callback(self._watcher.stop)
         self._watcher.start()
         self._stack.callback(self._dns.stop)
+        self._stack.callback(self._machines.stop)
         self._stack.callback(self._proxy.stop)
         self._proxy.start()
         self._stack.callback(self._mesh.stop)
@@ -305,6 +308,7 @@ class Daemon:
         config = self._engine.config
         found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
         found += self._proxy.problems()
+        found += self._machines.problems()
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, AWAY))
         found += [Problem("cluster", e.message, e.remedy) for e in self._mesh.faults]

@@ -20,6 +20,7 @@ RESTART = (
     "mesh",
     "etcd",
     "proxy",
+    "machines",
     "api",
     "metrics",
 )

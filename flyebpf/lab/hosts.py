@@ -77,6 +77,25 @@ engine = "{proxy}"
 workers = 1
 """
 
+MACHINES = """
+[machines]
+# The lab's VMs: what runs in them is started, ended and frozen.
+start = {start}
+stop = {stop}
+suspend = {suspend}
+status = {status}
+timeout = 20
+drain = 10
+"""
+
+
+def machine_commands(where: Paths) -> str:
+    """The table of commands that start and stop the lab's VMs."""
+    driver = ["/usr/bin/env", f"PYTHONPATH={net.python_path()}", sys.executable, "-P"]
+    driver += ["-m", "flyebpf.lab.driver", str(where.root)]
+    verbs = ("start", "stop", "suspend", "status")
+    return MACHINES.format(**{verb: json.dumps([*driver, verb, "{id}"]) for verb in verbs})
+
 
 def write_config(where: Paths, lab: Lab, host: Host) -> Path:
     directory = where.host(host.name)
@@ -105,7 +124,7 @@ def write_config(where: Paths, lab: Lab, host: Host) -> Path:
     if lab.underlay == "plain":
         text += f'interface = "{fabric.INTERFACE}"\n'
     if lab.proxy != "none":
-        text += PROXY.format(proxy=lab.proxy)
+        text += PROXY.format(proxy=lab.proxy) + machine_commands(where)
     path.write_text(text)
     return path
 

@@ -73,6 +73,18 @@ def pause(process: Process) -> None:
     os.kill(process.pid, signal.SIGSTOP)
 
 
+def freeze(process: Process) -> None:
+    """SIGSTOP to it and to what it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)
+
+
+def thaw(process: Process) -> None:
+    """Let it and what it has started go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)
+
+
 def state(process: Process | None) -> str:
     """ "up", "paused" or "ended"."""
     if process is None or not alive(process):

@@ -87,6 +87,7 @@ class Vm:
     mtu: int = 0  # what its eth0 is to have; 0: as it is
     environment: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
+    command: list[str] = field(default_factory=list)  # what runs in it when it is started
 
 
 @dataclass(slots=True)

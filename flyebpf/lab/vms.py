@@ -214,15 +214,23 @@ def environment(vm: Vm) -> dict[str, str]:
 
 def start(where: Paths, lab: Lab, vm: Vm, command: Sequence[str]) -> None:
     """Run ``command`` in the VM, detached; its output goes to the VM's log."""
-    env = {**environment(vm), "PYTHONPATH": net.python_path(), "PYTHONUNBUFFERED": "1"}
     log = where.vm(vm.name) / "log"
-    vm.process = process.start(net.exec_argv(vm.namespace, command), env, log)
-    save(where, lab)
+    vm.command = list(command)
+    launch(where, lab, vm)
+    assert vm.process is not None
     # A command that does not exist ends at once; that is worth an error.
     if process.wait_gone(vm.process, 0.1):
         raise UnavailableError(
             f"{command[0]} ended at once in {vm.name}; the end of its output:\n{process.tail(log)}"
         )
+
+
+def launch(where: Paths, lab: Lab, vm: Vm) -> None:
+    """Run the VM's command, as a machine that boots would."""
+    env = {**environment(vm), "PYTHONPATH": net.python_path(), "PYTHONUNBUFFERED": "1"}
+    log = where.vm(vm.name) / "log"
+    vm.process = process.start(net.exec_argv(vm.namespace, vm.command), env, log)
+    save(where, lab)
 
 
 def find(lab: Lab, name: str) -> Vm:

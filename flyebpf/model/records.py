@@ -17,11 +17,22 @@ from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 
 
 class MachineState(StrEnum):
-    """What the operator or the VMM says about a machine."""
+    """What the operator or the VMM says about a machine.
+
+    The last three are orders to its host, which runs the command that it has for
+    them; what comes of it is one of the first three."""
 
     STARTED = "started"
     STOPPED = "stopped"
     SUSPENDED = "suspended"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    SUSPENDING = "suspending"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a VM that packets may get to."""
+        return self not in (MachineState.STOPPED, MachineState.SUSPENDED)
 
 
 class AddressKind(StrEnum):
@@ -79,7 +90,8 @@ class Machine:
     """A VM behind an interface of a host.
 
     ``id`` is 14 lower-case hex digits. ``mac`` is the VM's own. ``number`` is
-    the machine field of its 6PN address.
+    the machine field of its 6PN address. ``error``: why it could not be started or
+    stopped the last time that this was tried, or "".
     """
 
     kind: ClassVar[str] = "machine"
@@ -97,6 +109,7 @@ class Machine:
     state: MachineState = MachineState.STARTED
     cordoned: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def ident(self) -> str:
@@ -319,8 +332,10 @@ class Host:
     plus ``PEERS_PORT`` and whose key is never rotated, as it is in users' files.
     ``drained``: its machines get no new flows and are left out of answers.
     ``users_endpoint``: the address at which users' peers reach it; "" where
-    ``endpoint`` is it. ``identity``: random, of the machine that is this host, so that another one
-    that was given the same name is told apart; "" until its daemon has started.
+    ``endpoint`` is it. ``commands``: what it can do to its machines by itself, of
+    "start", "stop" and "suspend". ``identity``: random, of the machine that is this
+    host, so that another one that was given the same name is told apart; "" until its
+    daemon has started.
     """
 
     kind: ClassVar[str] = "host"
@@ -335,6 +350,7 @@ class Host:
     drained: bool = False
     identity: str = ""
     users_endpoint: str = ""
+    commands: tuple[str, ...] = ()
 
     @property
     def ident(self) -> str:

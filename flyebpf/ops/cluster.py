@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, ip_address
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, UnavailableError
 from flyebpf.model import names
+from flyebpf.model.commands import commands_of
 from flyebpf.model.fleet import block_of
 from flyebpf.model.records import Cluster, Host, Machine, Network, Pool, Presence
 from flyebpf.model.sixpn import HOST_BIT
@@ -46,6 +47,7 @@ def host_of(config: DaemonConfig) -> Host:
         endpoint=str(ip_address(mesh.endpoint)) if mesh.endpoint else "",
         port=mesh.port if mesh.endpoint else 0,
         users_endpoint=str(ip_address(mesh.users_endpoint)) if mesh.users_endpoint else "",
+        commands=commands_of(config.machines),
     )
 
 

@@ -16,7 +16,6 @@ from flyebpf.model.records import (
     Host,
     Interface,
     Machine,
-    MachineState,
 )
 from flyebpf.ops import private
 from flyebpf.ops.cluster import require_cluster, require_host
@@ -35,7 +34,6 @@ __all__ = [
     "resolv_conf",
     "set_cordoned",
     "set_metadata",
-    "set_state",
     "unset_metadata",
 ]
 
@@ -107,19 +105,6 @@ def list_all(store: Store, app: str | None = None) -> list[Machine]:
     if app is None:
         return every(store, Machine)
     return every(store, Machine, app=find(store, App, names.app_name(app)).name)
-
-
-def set_state(store: Store, id: str, state: MachineState | str) -> Machine:
-    """Say that the machine is started, stopped or suspended."""
-    try:
-        wanted = MachineState(state)
-    except ValueError:
-        hint = names.did_you_mean(str(state), list(MachineState))
-        raise InvalidError(
-            f"machine state {names.quoted(state)} is not known",
-            hint or f"use one of {', '.join(MachineState)}",
-        ) from None
-    return _update(store, id, lambda machine: replace(machine, state=wanted))
 
 
 def set_cordoned(store: Store, id: str, cordoned: bool) -> Machine:

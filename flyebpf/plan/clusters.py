@@ -106,21 +106,23 @@ class Clusters:
                 exposure.internal_port,
                 machine.region,
                 ranks[far[machine.id]],
-                draining=machine.cordoned
+                draining=machine.state is not MachineState.STARTED
+                or machine.cordoned
                 or not self._hosts.can_be_chosen(machine.host)
                 or (some_there and not self._hosts.is_there(machine.host)),
             )
             for machine in found
+            if machine.state is not MachineState.STARTING
         ]
         return tuple(sorted(endpoints, key=lambda endpoint: (endpoint.priority, endpoint.machine)))
 
 
 def _present(site: Site, state: State, hosts: Hosts, app: str) -> list[Machine]:
-    """The app's machines that connections can be made to, or go on with."""
+    """The app's machines that connections can be made to, now or soon, or go on with."""
     return [
         machine
         for machine in state.machines_of(app)
-        if machine.state is MachineState.STARTED
+        if machine.state.is_live
         and hosts.is_reached(machine.host)
         and misfit(site, state, machine) is None
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.records import Machine
 from flyebpf.model.rows import InterfaceRow, ReplyRow, SlotRow
 from flyebpf.model.state import State
 from flyebpf.plan.hosts import Hosts
@@ -34,7 +34,7 @@ def plan_machine(site: Site, state: State, router: Router, hosts: Hosts, ident: 
         if not _interface_taken(site, state, machine):
             plan.rows.append(InterfaceRow(machine.interface, ident, machine.mac, ()))
         return plan
-    live = machine.state is MachineState.STARTED
+    live = machine.state.is_live
     addresses = (machine.private_ip, machine.services_ip)
     sixpn = _sixpn(plan, state, hosts, machine)
     plan.rows.append(SlotRow(ident, machine.interface, machine.mac, *addresses, live, *sixpn))
@@ -66,7 +66,7 @@ def _plan_remote(plan: Plan, state: State, router: Router, hosts: Hosts, machine
         machine.group in exposure.groups and (found.all_vips or found.by_proxy(exposure))
         for exposure in found.exposures
     ):
-        live = machine.state is MachineState.STARTED
+        live = machine.state.is_live
         plan.rows.append(
             SlotRow(
                 *(machine.id, "", "", "", "", live, 0, host.number, machine.number), remote=True

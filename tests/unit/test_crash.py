@@ -23,7 +23,7 @@ from flyebpf.drivers.slot_value import machine_name
 from flyebpf.flytoml import parse
 from flyebpf.model.codec import encode
 from flyebpf.model.records import Address, AddressKind
-from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs
+from flyebpf.ops import addresses, apps, cluster, deploy, machines, orgs, power
 from flyebpf.plan import maglev
 from flyebpf.store.base import Change, Entry, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
@@ -130,7 +130,7 @@ class World:
         lost, other, stopped = self.first
         machines.remove(self.store, lost)
         machines.set_cordoned(self.store, other, True)
-        machines.set_state(self.store, stopped, "stopped")
+        power.request(self.store, stopped, "stopped")
         self.add("api", 0)
         self.add("api", 7)
         vip = addresses.list_all(self.store, "web")[0].address

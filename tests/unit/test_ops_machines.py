@@ -21,7 +21,7 @@ from flyebpf.model.records import (
     MachineState,
     PrivateAddress,
 )
-from flyebpf.ops import cluster, deploy, machines
+from flyebpf.ops import cluster, deploy, machines, power
 from flyebpf.ops.transact import every
 from flyebpf.store.base import Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
@@ -82,7 +82,7 @@ def test_no_two_machines_share_anything(store: SqliteStore) -> None:
 
 def test_adding_again_with_equal_arguments_changes_nothing(store: SqliteStore) -> None:
     machine = add(store, metadata={"k": "v"})
-    machines.set_state(store, machine.id, "stopped")
+    power.request(store, machine.id, "stopped")
     before = store.revision()
     again = add(store, mac=MAC.upper(), metadata={"k": "v"}, id=machine.id)
     assert again.id == machine.id
@@ -177,11 +177,11 @@ def test_list_all(store: SqliteStore) -> None:
 
 def test_state_and_cordon(store: SqliteStore) -> None:
     machine = add(store)
-    assert machines.set_state(store, machine.id, "suspended").state is MachineState.SUSPENDED
+    assert power.request(store, machine.id, "suspended").state is MachineState.SUSPENDED
     assert machines.set_cordoned(store, machine.id, True).cordoned
     before = store.revision()
     machines.set_cordoned(store, machine.id, True)
-    machines.set_state(store, machine.id, MachineState.SUSPENDED)
+    power.request(store, machine.id, MachineState.SUSPENDED)
     assert store.revision() == before
     assert not machines.set_cordoned(store, machine.id, False).cordoned
 
@@ -218,8 +218,8 @@ MISSING = "0123456789abcd"
         (lambda s: machines.get(s, "zz"), InvalidError, "machine id 'zz'"),
         (lambda s: machines.list_all(s, "wbe"), NotFoundError, "app 'wbe'"),
         (lambda s: machines.remove(s, MISSING), NotFoundError, MISSING),
-        (lambda s: machines.set_state(s, MISSING, "started"), NotFoundError, MISSING),
-        (lambda s: machines.set_state(s, MISSING, "startd"), InvalidError, "'startd'"),
+        (lambda s: power.request(s, MISSING, "started"), NotFoundError, MISSING),
+        (lambda s: power.request(s, MISSING, "startd"), InvalidError, "'startd'"),
         (lambda s: machines.set_metadata(s, MISSING, {}), NotFoundError, MISSING),
         (lambda s: machines.environment(s, config(), MISSING), NotFoundError, MISSING),
         (lambda s: machines.hosts_file(s, config(), MISSING), NotFoundError, MISSING),

@@ -9,9 +9,11 @@ from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.errors import InvalidError
 from flyebpf.model.records import App, Host, Machine, MachineState, Network
-from flyebpf.ops import machines, moves
+from flyebpf.ops import machines, moves, power
 
 ONE = "/v1/machines/{machine}"
+GRACE = 5.0  # seconds, over what the commands may take
+LONGEST = 240.0  # seconds that an answer may take
 
 
 def list_all(call: Call) -> object:
@@ -49,8 +51,15 @@ def move(call: Call) -> object:
 
 
 def setting_state(state: MachineState) -> Handler:
+    """Answers when the machine's host has done it, where it has commands for that."""
+
     def handler(call: Call) -> object:
-        return _view(call, machines.set_state(call.store, call.path["machine"], state))
+        config = call.backend.config.machines
+        record = power.request(call.store, call.path["machine"], state)
+        if record.state is not state:
+            patience = config.timeout + (0 if state is MachineState.STARTED else config.drain)
+            record = power.settled(call.store, record.id, min(patience + GRACE, LONGEST))
+        return _view(call, record)
 
     return handler
 
@@ -124,9 +133,11 @@ ROUTES = (
         remove,
         ref("Machine"),
     ),
-    _action("start", "Say that it runs.", setting_state(MachineState.STARTED)),
-    _action("stop", "Say that it is stopped.", setting_state(MachineState.STOPPED)),
-    _action("suspend", "Say that it is suspended.", setting_state(MachineState.SUSPENDED)),
+    _action("start", "Start it, or say that it runs.", setting_state(MachineState.STARTED)),
+    _action("stop", "Stop it, or say that it is stopped.", setting_state(MachineState.STOPPED)),
+    _action(
+        "suspend", "Suspend it, or say that it is suspended.", setting_state(MachineState.SUSPENDED)
+    ),
     _action("cordon", "Give it no new flows.", setting_cordoned(True)),
     _action("uncordon", "Give it new flows again.", setting_cordoned(False)),
     Route(
