@@ -41,6 +41,7 @@ test_packages=(
     nodejs           # one more resolver
     musl-tools       # and that of musl
     openssl          # certificates for etcd
+    redis-server     # behind the proxy: a protocol that is not HTTP
 )
 
 # What the tests in guests need beyond that.

@@ -47,6 +47,8 @@ def http_options(owner: Section) -> HttpOptions | None:
         pristine = response.boolean("pristine", False)
         headers = response_headers(response, "headers")
         response.finish()
+    if section.raw("headers_read_timeout") is not None:
+        section.warn("headers_read_timeout", "is not applied: every port allows 60 s")
     options = HttpOptions(
         compress=section.boolean("compress", False),
         h2_backend=section.boolean("h2_backend", False),

@@ -13,7 +13,6 @@ HANDLERS = ("http", "tls", "pg_tls", "proxy_proto")
 _CONTRADICTIONS = (
     ("pg_tls", "tls", "each terminates TLS in its own way"),
     ("pg_tls", "http", "PostgreSQL is not HTTP"),
-    ("proxy_proto", "http", "HTTP requests of many clients share connections to the app"),
 )
 
 

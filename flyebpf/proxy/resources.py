@@ -29,6 +29,7 @@ CONNECT_TIMEOUT = "5s"
 IDLE = 60  # seconds, where the app says nothing
 MANY = 1_000_000
 SERVER = "flyebpf"
+HTTPS_PORT = 443
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 TYPE = "type.googleapis.com/envoy"
@@ -216,13 +217,20 @@ def _response(row: ProxyRouteRow) -> tuple[list[Json], list[str]]:
 def _route(row: ProxyRouteRow) -> Json:
     match = {"prefix": "/"}
     if row.force_https:
-        redirect = {"https_redirect": True, "response_code": "MOVED_PERMANENTLY"}
-        return {"match": match, "redirect": redirect}
+        return {"match": match, "redirect": _to_https(row)}
     if not row.cluster:
         return {"match": match, "direct_response": {"status": 503}}
     idle = row.options.idle_timeout or IDLE
     action = {"cluster": row.cluster, "timeout": "0s", "idle_timeout": f"{idle}s"}
     return {"match": match, "route": action}
+
+
+def _to_https(row: ProxyRouteRow) -> Json:
+    """Of port 80 Envoy leaves the number away; any other would go into the new URL."""
+    redirect: Json = {"https_redirect": True, "response_code": "MOVED_PERMANENTLY"}
+    if row.name != f"{row.app}/80":
+        redirect["port_redirect"] = HTTPS_PORT
+    return redirect
 
 
 def aliases(bind: ProxyBindRow, place: int | None, server_names: Iterable[str]) -> list[str]:

@@ -44,7 +44,6 @@ CASES = [
     (PORT + "handlers = ['tls', 'tls']", "services[0].ports[0].handlers", "twice"),
     (PORT + "handlers = ['tls', 'pg_tls']", "ports[0].handlers", "contradict"),
     (PORT + "handlers = ['http', 'pg_tls']", "ports[0].handlers", "contradict"),
-    (PORT + "handlers = ['http', 'proxy_proto']", "ports[0].handlers", "contradict"),
     (PORT + "force_https = true", "services[0].ports[0].force_https (line 4)", "contain http"),
     (PORT + "force_https = true\nhandlers = ['http', 'tls']", "ports[0].force_https", "not tls"),
     (PORT + "force_https = 1", "services[0].ports[0].force_https", "true or false"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server in a VM: ``say.py PORT NAME``. HTTP with what it was asked as its answer;
-to a connection that begins with a PROXY header, that header (text, or hex of v2)."""
+to a connection that begins with a PROXY header, that header (text, or hex of v2). To
+``/?wait=SECONDS`` it takes its time."""
 
 from __future__ import annotations
 
 import json
 import socketserver
 import sys
+import time
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"  # the PROXY protocol's signature, version 2
 
@@ -32,6 +34,9 @@ class Handler(socketserver.StreamRequestHandler):
                 headers.append([name.lower(), value.strip()])
             length = int(dict(headers).get("content-length", 0))
             body = self.rfile.read(length)
+            _, wait, seconds = first.split(b" ")[1].partition(b"?wait=")
+            if wait:
+                time.sleep(float(seconds))
             self.say(
                 {
                     "name": sys.argv[2],
