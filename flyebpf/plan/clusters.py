@@ -74,12 +74,15 @@ class Clusters:
             limit=limits.type,
             soft=limits.soft_limit,
             hard=limits.hard_limit,
-            watched=self._is_watched(exposure, endpoints),
+            watched=self._is_watched(exposure, endpoints, proxy_proto),
         )
 
-    def _is_watched(self, exposure: Exposure, endpoints: tuple[ProxyEndpoint, ...]) -> bool:
+    def _is_watched(
+        self, exposure: Exposure, endpoints: tuple[ProxyEndpoint, ...], proxy_proto: str
+    ) -> bool:
         """Whether anything follows from how much the machines have to do: machines
-        that may be started or stopped for it, another region that helps out."""
+        that may be started or stopped for it, another region that helps out, a limit
+        that Envoy does not keep by itself."""
         service = exposure.service
         if service.auto_stop != "off":
             return True
@@ -89,7 +92,7 @@ class Clusters:
         ):
             return True
         limited = service.concurrency.hard_limit is not None
-        return limited and any(endpoint.priority for endpoint in endpoints)
+        return limited and (bool(proxy_proto) or any(e.priority for e in endpoints))
 
     def _endpoints(self, exposure: Exposure) -> tuple[ProxyEndpoint, ...]:
         """The nearest region's first. A machine whose host's daemon is gone gets new

@@ -34,6 +34,29 @@ ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 SELF_SIGNED = "self-signed"
 
 
+_QUEUED_TOO_LONG: Json = {
+    "filter": {
+        "and_filter": {
+            "filters": [
+                {"response_flag_filter": {"flags": ["SI"]}},
+                {
+                    "extension_filter": {
+                        "name": "envoy.access_loggers.extension_filters.cel",
+                        "typed_config": {
+                            "@type": f"{TYPE}.access_loggers.filters.cel.v3.ExpressionFilter",
+                            "expression": "!has(upstream.local_address)",
+                        },
+                    }
+                },
+            ]
+        }
+    },
+    "status_code": 503,
+}
+"""A request that no machine had room for until it was idle for too long: Envoy would
+say that a machine has not answered in time (504)."""
+
+
 def listener(what: Listener) -> Json:
     """One listener, at ports that the kernel chooses: nobody can dial them, connections
     are given to their sockets (``bpf/steer_sklookup.c``)."""
@@ -166,6 +189,7 @@ def _http(what: Listener) -> Json:
         "http_protocol_options": {"accept_http_10": True},
         "stream_idle_timeout": "60s",
         "request_headers_timeout": REQUEST_HEADERS,
+        "local_reply_config": {"mappers": [_QUEUED_TOO_LONG]},
         "merge_slashes": False,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
     }

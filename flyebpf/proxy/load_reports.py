@@ -3,8 +3,8 @@
 https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol): the service beside
 ADS that says which clusters are to be reported of, and takes the reports.
 
-An Envoy that is told nothing reports nothing. Once told, it sends all named clusters
-at each interval, so that thousands are asked for less often.
+An Envoy that is told nothing reports nothing. Once told, it looks through all clusters
+and sends the named ones at each interval, so that thousands are asked for less often.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ from flyebpf.proxy.names import at
 
 SERVICE = "envoy.service.load_stats.v3.LoadReportingService"
 METHOD = "StreamLoadStats"
-INTERVAL = 0.25  # seconds between reports
-CLUSTERS = 4000  # reports of so many a second at most
+INTERVAL = 0.1  # seconds between reports
+REPORTED = 4000  # clusters in the reports of a second, at most
+LOOKED_AT = 40_000  # clusters that Envoy looks through for them in a second, at most
 NONE = LoadStatsResponse(clusters=["none"], load_reporting_interval=timedelta(hours=1))
 """To one that was told before: a list without names would be no list."""
 
 
 class LoadReports:
-    """``reported``: called when reports have changed what is known."""
+    """``clusters``: how many Envoy has in all. ``reported``: called when reports have
+    changed what is known."""
 
-    def __init__(self, tracker: Tracker, reported: Callable[[], object]) -> None:
+    def __init__(
+        self, tracker: Tracker, clusters: Callable[[], int], reported: Callable[[], object]
+    ) -> None:
         self._tracker = tracker
+        self._clusters = clusters
         self._reported = reported
         self._numbers = itertools.count()
         self._streams: dict[int, tuple[Any, bytes]] = {}  # and what each was told last
@@ -62,7 +67,8 @@ class LoadReports:
         clusters = sorted(self._tracker.clusters)
         if not clusters:
             return bytes(NONE.SerializeToString()) if some_before else b""
-        interval = timedelta(seconds=max(INTERVAL, len(clusters) / CLUSTERS))
+        load = max(len(clusters) / REPORTED, self._clusters() / LOOKED_AT)
+        interval = timedelta(seconds=max(INTERVAL, round(load, 1)))
         response = LoadStatsResponse(
             clusters=clusters,
             load_reporting_interval=interval,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What machines have to do through this host's proxy, as the daemon knows it.
 
-Envoy counts, and reports every quarter of a second (less often of thousands of
-clusters); the control plane's process tells the daemon what has changed. Only
-clusters whose row is ``watched`` are counted for.
+Envoy counts, and reports ten times a second (less often of thousands of clusters);
+the control plane's process tells the daemon what has changed. Only clusters whose row
+is ``watched`` are counted for.
 
 What counts is what a machine is at work on: a request from the moment it is given to
 a connection of the machine's until it is answered, a TCP connection as long as it is
@@ -99,6 +99,7 @@ class Tracker:
         self._last: dict[str, dict[str, float]] = {}
         self._told: dict[str, dict[str, tuple[int, float]]] = {}
         self._news: dict[str, None] = {}
+        self._moved: dict[str, None] = {}
 
     @property
     def clusters(self) -> list[str]:
@@ -137,12 +138,13 @@ class Tracker:
             now = time.monotonic()
             last = self._last.setdefault(row, {})
             last.update(dict.fromkeys([*(before or ()), *machines], now))
-            self._news[row] = None
+            self._news[row] = self._moved[row] = None
 
     def drop(self, stream: int) -> None:
         """It has ended: so have its connections."""
         for cluster in self._active.pop(stream, {}):
-            self._news[self._row_of[cluster]] = None
+            row = self._row_of[cluster]
+            self._news[row] = self._moved[row] = None
 
     def active(self, row: str) -> dict[str, int] | None:
         """By address; None before any report."""
@@ -159,6 +161,11 @@ class Tracker:
             for address, active in report.items():
                 total[address] = total.get(address, 0) + active
         return total
+
+    def take_moved(self) -> list[str]:
+        """Rows of which there were reports."""
+        moved, self._moved = self._moved, {}
+        return list(moved)
 
     def take_news(self) -> dict[str, dict[str, tuple[int, float]] | None]:
         """What the daemon has to be told, as :meth:`Loads.take` wants it."""

@@ -24,7 +24,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,10 +35,11 @@ from google.protobuf.json_format import ParseError
 from flyebpf import logs, rights
 from flyebpf.config import LogConfig
 from flyebpf.errors import FlyebpfError
-from flyebpf.proxy.ads import Snapshot, Stream
+from flyebpf.proxy.ads import EDS, Snapshot, Stream
 from flyebpf.proxy.load_reports import LoadReports
 from flyebpf.proxy.loads import Tracker
 from flyebpf.proxy.resources import Json, Type
+from flyebpf.proxy.spill import Spill
 from flyebpf.unixpeer import listener
 
 log = logging.getLogger("flyebpf.proxy.process")
@@ -105,7 +106,8 @@ class Server:
         self._sessions: dict[Session, None] = {}
         self._server: grpc.aio.Server | None = None
         self._tracker = Tracker()
-        self._loads = LoadReports(self._tracker, self._say_loads)
+        self._loads = LoadReports(self._tracker, self._clusters, self._reported)
+        self._spill = Spill()
         self._said = Report()
         self._wrong = ""
         self._push: asyncio.TimerHandle | None = None
@@ -121,19 +123,53 @@ class Server:
                 log.error("not sent to Envoy: %s", self._wrong)
         for kind, name in line.get("remove", ()):
             if kind == Type.LOADS:
-                self._tracker.unwatch(name)
+                self._unwatch(name)
             else:
                 self._snapshot.remove(Type(kind), name)
         if line.get("ready") and self._server is None:
             await self._listen()
+        self._push_soon()
+
+    def _push_soon(self) -> None:
         if self._push is None:
             self._push = asyncio.get_running_loop().call_later(GATHER, self._start_push)
 
     def _put(self, kind: Type, name: str, body: Json) -> None:
         if kind is Type.LOADS:
-            self._tracker.watch(name, body["clusters"])
-        else:
-            self._snapshot.put(kind, name, body)
+            self._watch(name, body)
+            return
+        if kind is Type.ENDPOINTS:
+            self._spill.plain(name)
+        self._snapshot.put(kind, name, body)
+
+    def _watch(self, name: str, body: Json) -> None:
+        self._tracker.watch(name, body["clusters"])
+        if "hard" in body:
+            self._spill.limit(name, body["hard"], body["endpoints"], queue=body["queue"])
+            self._judge([name])
+        elif plain := self._spill.drop(name):
+            self._snapshot.put(Type.ENDPOINTS, name, plain)
+
+    def _unwatch(self, name: str) -> None:
+        self._tracker.unwatch(name)
+        plain = self._spill.drop(name)
+        if plain and self._snapshot.version(EDS, name) is not None:
+            self._snapshot.put(Type.ENDPOINTS, name, plain)
+
+    def _judge(self, rows: Iterable[str]) -> bool:
+        """Whether another machine is full now, or one is not any more."""
+        found = [(row, self._spill.judge(row, self._tracker.active(row) or {})) for row in rows]
+        changed = [(row, body) for row, body in found if body is not None]
+        for row, body in changed:
+            self._snapshot.put(Type.ENDPOINTS, row, body)
+        return bool(changed)
+
+    def _reported(self) -> None:
+        """Envoy has told of loads."""
+        rows = [row for row in self._tracker.take_moved() if self._spill.has(row)]
+        if self._judge(rows):
+            self._push_soon()
+        self._say_loads()
 
     async def _listen(self) -> None:
         self._snapshot.join()
@@ -207,6 +243,9 @@ class Server:
         if now != self._said:
             self._said = now
             self._output.say(asdict(now))
+
+    def _clusters(self) -> int:
+        return self._snapshot.counts()["Cluster"]
 
     def _say_loads(self) -> None:
         """If not now, then with what changes next."""

@@ -27,12 +27,33 @@ from flyebpf.proxy import names
 Json = dict[str, Any]
 CONNECT_TIMEOUT = "5s"
 IDLE = 60  # seconds, where the app says nothing
+LIMITED_IDLE = 1
+"""The same of a machine with a hard limit: connections that only wait for requests
+count, too, and those of one of Envoy's threads are of no use to the others."""
 MANY = 1_000_000
+QUEUE = 1024
+"""Requests or connections of a cluster that wait for a machine at its hard limit."""
 SERVER = "flyebpf"
 HTTPS_PORT = 443
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 TYPE = "type.googleapis.com/envoy"
+LEAST_LOADED: Json = {
+    "policies": [
+        {
+            "typed_extension_config": {
+                "name": "envoy.load_balancing_policies.least_request",
+                "typed_config": {
+                    "@type": f"{TYPE}.extensions.load_balancing_policies.least_request.v3"
+                    ".LeastRequest",
+                    "selection_method": "FULL_SCAN",
+                },
+            }
+        }
+    ]
+}
+"""Of all machines of a priority, not the better one of two: so none is at a limit as
+long as another one is not. Ties are random."""
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -88,7 +109,7 @@ def cluster(row: ProxyClusterRow, name: str) -> Resource:
         "type": "EDS",
         "eds_cluster_config": {"eds_config": ADS},
         "connect_timeout": CONNECT_TIMEOUT,
-        "lb_policy": "LEAST_REQUEST",
+        "load_balancing_policy": LEAST_LOADED,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": _limits(row),
     }
@@ -99,20 +120,45 @@ def cluster(row: ProxyClusterRow, name: str) -> Resource:
     return Resource(Type.CLUSTER, name, body)
 
 
+def is_shared(row: ProxyClusterRow) -> bool:
+    """Whether one cluster serves under all its names, since its machines' limit is one."""
+    return not row.http and row.hard is not None
+
+
+def shared_alias(row: ProxyClusterRow, name: str) -> Resource:
+    """Another name for the row's cluster."""
+    aggregate = f"{TYPE}.extensions.clusters.aggregate.v3.ClusterConfig"
+    config = {"@type": aggregate, "clusters": [row.name]}
+    body: Json = {
+        "name": name,
+        "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": config},
+        "connect_timeout": CONNECT_TIMEOUT,
+        "lb_policy": "CLUSTER_PROVIDED",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": _limits(row),
+    }
+    return Resource(Type.CLUSTER, name, body)
+
+
 def _limits(row: ProxyClusterRow) -> Json:
     everything = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
     limits: Json = {"thresholds": [dict.fromkeys(everything, MANY)]}
     if row.hard is not None:
+        limits["thresholds"][0]["max_pending_requests"] = QUEUE
         limits["per_host_thresholds"] = [{"max_connections": row.hard}]
     return limits
 
 
 def _http_options(row: ProxyClusterRow) -> Json:
+    """Requests over HTTP/2 are counted as connections, too: one each."""
     protocol = "http2_protocol_options" if row.h2 else "http_protocol_options"
+    alone = row.h2 and row.hard is not None and row.limit == "requests"
     options: Json = {
         "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
-        "explicit_http_config": {protocol: {}},
-        "common_http_protocol_options": {"idle_timeout": f"{IDLE}s"},
+        "explicit_http_config": {protocol: {"max_concurrent_streams": 1} if alone else {}},
+        "common_http_protocol_options": {
+            "idle_timeout": f"{IDLE if row.hard is None else LIMITED_IDLE}s"
+        },
     }
     return options
 
@@ -250,8 +296,14 @@ def sni_alias(row: ProxySniRow) -> str:
 
 
 def loads(row: ProxyClusterRow, clusters: Iterable[str]) -> Resource:
-    """``clusters``: the names that it has in Envoy."""
-    return Resource(Type.LOADS, row.name, {"clusters": sorted(clusters)})
+    """``clusters``: the names that it has in Envoy. ``hard``, ``queue`` and
+    ``endpoints``: where machines that are full leave what is new to others
+    (``flyebpf.proxy.spill``)."""
+    body: Json = {"clusters": sorted(clusters)}
+    if row.hard is not None:
+        body |= {"hard": row.hard, "queue": not row.proxy_proto}
+        body["endpoints"] = endpoints(row, row.name).body
+    return Resource(Type.LOADS, row.name, body)
 
 
 def certificate(row: ProxyCertificateRow) -> Resource:

@@ -187,7 +187,7 @@ class Table:
             case ProxyCertificateRow() as row if not row.fallback:
                 yield resources.certificate(row)
             case ProxyClusterRow() as row:
-                if row.http:
+                if row.http or resources.is_shared(row):
                     yield resources.cluster(row, row.name)
                     yield resources.endpoints(row, row.name)
                 if row.watched and (found := self._names(row)):
@@ -206,7 +206,7 @@ class Table:
 
     def _names(self, row: ProxyClusterRow) -> list[str]:
         """All that the cluster is called in Envoy."""
-        if row.http:
+        if row.http or resources.is_shared(row):
             return [row.name]
         found = [name for key in self._binds.get(row.name) for name in self._aliases(self._of(key))]
         snis = [self.rows[ProxySniRow][key] for key in self._snis.get(row.name)]
@@ -216,6 +216,9 @@ class Table:
         row = self.rows[ProxyClusterRow].get(cluster)
         if isinstance(row, ProxyClusterRow):
             for name in found:
+                if resources.is_shared(row):
+                    yield resources.shared_alias(row, name)
+                    continue
                 yield resources.cluster(row, name)
                 yield resources.endpoints(row, name)
 

@@ -244,9 +244,11 @@ def test_two_services_to_one_port_keep_their_own_limits() -> None:
 
 
 LIMITED = Concurrency("requests", 2, 3)
+PROXIED = (Port(80, 80, ("proxy_proto",)),)
 WATCHED: list[tuple[str, dict[str, Any], list[AnyRecord], bool]] = [
     ("nothing follows from it", {}, [], False),
     ("a limit in one region", {"concurrency": LIMITED}, [], False),
+    ("a limit behind PROXY headers", {"concurrency": LIMITED, "ports": PROXIED}, [], True),
     ("another region helps out", {"concurrency": LIMITED}, ["lax"], True),
     ("another region without a limit", {}, ["lax"], False),
     ("a machine that may be started", {}, [MachineState.STOPPED], True),

@@ -213,6 +213,37 @@ def vhost(**options: Any) -> Any:
     return envoy.has[Type.VHOST, "own-http|web/80"]
 
 
+def test_one_limit_under_all_names() -> None:
+    """Machines' connections are counted once, whatever clients dial."""
+    limited = replace(TCP, hard=3, watched=True)
+    envoy = Envoy(limited, RAW, replace(RAW, address=VIP))
+    aliases = {f"raw/{VIP}:5432", f"raw/[{SIX}]:5432"}
+    assert clusters(envoy) == {TCP.name, *aliases}
+    assert {name for kind, name in envoy.has if kind is Type.ENDPOINTS} == {TCP.name}
+    for name in aliases:
+        config = envoy.has[Type.CLUSTER, name]["cluster_type"]["typed_config"]
+        assert config["clusters"] == [TCP.name]
+    loads = envoy.has[Type.LOADS, TCP.name]
+    assert (loads["clusters"], loads["hard"], loads["queue"]) == ([TCP.name], 3, True)
+    assert loads["endpoints"] == envoy.has[Type.ENDPOINTS, TCP.name]
+    envoy.put(replace(limited, proxy_proto="v1"))
+    assert envoy.has[Type.LOADS, TCP.name]["queue"] is False
+    envoy.put(TCP)
+    assert clusters(envoy) == aliases
+
+
+def test_requests_over_h2_are_limited_as_connections() -> None:
+    def streams(**limits: Any) -> Any:
+        row = replace(CLUSTER, h2=True, **limits)
+        options = Envoy(row).has[Type.CLUSTER, CLUSTER.name]["typed_extension_protocol_options"]
+        (found,) = options.values()
+        return found["explicit_http_config"]["http2_protocol_options"]
+
+    assert streams(limit="requests", hard=5) == {"max_concurrent_streams": 1}
+    assert streams(limit="requests") == {}
+    assert streams(limit="connections", hard=5) == {}
+
+
 def test_response_headers() -> None:
     body = vhost(response_headers=(("x-a", ("50%", "b")), ("x-gone", ())))
     assert body["response_headers_to_remove"] == ["x-a", "x-gone"]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server in a VM: ``busy.py PORT NAME``. HTTP/1.1; each answer is JSON with its name.
 
-``/hold``: answered after ``/release``. ``/seen``: how many are held, and were at
-most. ``/health``: the status that ``/health/STATUS`` has set. What begins with
-``PING`` is no HTTP: its lines come back, with the name before them."""
+``/hold``: answered after ``/release``. ``/drip``: a byte now and then until then.
+``/seen``: how many are held, and were at most. ``/health``: the status that
+``/health/STATUS`` has set. ``PING`` is no HTTP: its lines come back, with the name
+before them."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ class State:
 class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         while first := self.rfile.readline(4096):
+            if first.startswith(b"PROXY "):
+                continue
             if first.startswith(b"PING"):
                 self.wfile.write(NAME.encode() + b" " + first)
                 continue
@@ -34,6 +37,11 @@ class Handler(socketserver.StreamRequestHandler):
 
     def answer(self, path: str, headers: list[str]) -> None:
         status, body = 200, {"name": NAME, "headers": headers}
+        if path == "/drip":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            self.hold(b"1\r\n.\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+            return
         if path == "/hold":
             self.hold()
         elif path == "/release":
@@ -51,12 +59,13 @@ class Handler(socketserver.StreamRequestHandler):
         head += "location: /elsewhere\r\n" if status // 100 == 3 else ""
         self.wfile.write(head.encode() + b"\r\n" + said)
 
-    def hold(self) -> None:
+    def hold(self, meanwhile: bytes = b"") -> None:
         with State.changed:
             State.held += 1
             State.most = max(State.most, State.held)
             before = State.released
-            State.changed.wait_for(lambda: State.released != before)
+            while not State.changed.wait_for(lambda: State.released != before, 0.5):
+                self.wfile.write(meanwhile)
             State.held -= 1
 
 
