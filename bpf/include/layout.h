@@ -150,7 +150,7 @@ struct bind_key {
  * sockets of each, for IPv4 at 2 * listener, for IPv6 after that. */
 #define BIND_NOBODY 1000 /* of a pool: nothing answers here */
 #define BIND_SHARED 1001 /* of a shared pool: ask for the zero address */
-#define PROXY_LISTENERS 64
+#define PROXY_LISTENERS 128
 
 /* icmp_limit[0], per CPU: how many errors the edge may still send; icmp_limit[1 +
  * slot]: how many to that machine. */

@@ -125,10 +125,10 @@ class ProxyDriver:
 
     def _bind(self, row: ProxyBindRow) -> None:
         place = self._table.places.get(row.key)
-        served = self._table.as_served(row)
+        signed = self._table.signed(row)
         if _is_private(row.address):
             self._want_flycast(row.address, row.key)
-        self._binds.set(row.key, proxy_steer.bind_entries(served, place))
+        self._binds.set(row.key, proxy_steer.bind_entries(row, place, signed))
 
     def _want_flycast(self, address: str, key: Hashable) -> None:
         """Flycast addresses are in no pool: each is local by itself."""

@@ -24,6 +24,7 @@ from flyebpf.proxy.chains import (
     SHARED_HTTP,
     SHARED_HTTPS,
     SHARED_TLS,
+    Signed,
     all_listeners,
     raw_range,
     with_tls,
@@ -59,7 +60,7 @@ def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
         start += size
 
 
-def listener_of(row: ProxyBindRow, place: int | None) -> int:
+def listener_of(row: ProxyBindRow, place: int | None, signed: Signed) -> int:
     """The number of the listener; BIND_NOBODY where there is none for it."""
     if row.chain is Chain.RAW:
         if row.first_port == row.last_port:
@@ -68,13 +69,13 @@ def listener_of(row: ProxyBindRow, place: int | None) -> int:
     if row.chain is Chain.HTTP:
         return HTTP.number
     if row.chain in TLS_CHAINS and row.chain is not Chain.PG_TLS:
-        return with_tls(row.chain, row.tls or TlsOptions()).number
+        return with_tls(row.chain, row.tls or TlsOptions(), signed).number
     return BIND_NOBODY
 
 
-def bind_entries(row: ProxyBindRow, place: int | None) -> Entries:
+def bind_entries(row: ProxyBindRow, place: int | None, signed: Signed = Signed.NONE) -> Entries:
     """What the row makes of ``binds``."""
-    address, value = packed(row.address), u32(listener_of(row, place))
+    address, value = packed(row.address), u32(listener_of(row, place, signed))
     return {
         key_of(address, ADDRESS_BITS + bits, port): value
         for port, bits in port_prefixes(row.first_port, row.last_port)

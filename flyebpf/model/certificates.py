@@ -61,18 +61,24 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class SelfSigned:
-    """What an app's ports with ``default_self_signed`` serve to clients that
-    ask for a name without a certificate, or for none. Fields as of the others."""
+    """What ports with ``default_self_signed`` serve where their app has no certificate.
+
+    One for all apps, ``name`` "default": nobody vouches for it, so it says nothing of
+    whose a connection is. Fields as of the others."""
 
     kind: ClassVar[str] = "self_signed"
-    app: str
+    name: str
     chain: str
     key: str = field(repr=False, metadata=SECRET)
     not_after: str
 
     @property
     def ident(self) -> str:
-        return self.app
+        return self.name
+
+
+DEFAULT = "default"
+"""The name of the one that is served."""
 
 
 def public_fields(cls: type[Any]) -> frozenset[str]:

@@ -193,10 +193,12 @@ class ProxyTargetRow(Row):
 class ProxyCertificateRow(Row):
     """A certificate of an app for the names in ``hosts`` (form as in
     ``ProxyRouteRow.hosts``). ``chain`` and ``private_key``: PEM text. The key is
-    never logged or shown. ``fallback``: the app has signed it itself, for clients
-    that ask at its own addresses, on ports with ``default_self_signed``, for a name
-    that no other row of the app has, or for none; ``hosts`` may be empty.
-    ``name``: ``<app>/<host>``."""
+    never logged or shown. ``name``: ``<app>/<host>``.
+
+    ``fallback``: that of ports with ``default_self_signed``, for clients that say no
+    name, or any name where the app has no certificate: one of no app, of the owner
+    ``("host",)``, whose ``hosts`` are empty, and one of each such app for its default
+    host name, by which it is asked for on shared addresses."""
 
     name: str
     app: str

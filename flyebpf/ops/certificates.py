@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model import hostnames
-from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
+from flyebpf.model.certificates import DEFAULT, Certificate, KeyPair, SelfSigned
 from flyebpf.model.names import app_name, did_you_mean
 from flyebpf.model.records import App, Service
 from flyebpf.ops.transact import Tx, every, find, transact
@@ -113,8 +113,6 @@ def remove_of(tx: Tx, app: str) -> None:
     """Remove in this transaction what :func:`clear` has left or not seen."""
     for record in every(tx.store, Certificate, app=app):
         _remove_owned(tx, record)
-    if tx.get(SelfSigned, app) is not None:
-        tx.delete(SelfSigned, app)
 
 
 def _remove_owned(tx: Tx, record: Certificate) -> None:
@@ -128,24 +126,20 @@ def _delete(tx: Tx, record: Certificate) -> None:
     tx.delete(KeyPair, record.hostname)
 
 
-def keep_self_signed(
-    tx: Tx, config: DaemonConfig, app: str, services: Sequence[Service], now: datetime
+def need_self_signed(
+    tx: Tx, config: DaemonConfig, services: Sequence[Service], now: datetime
 ) -> None:
-    """The app has a certificate of its own signing if a port of its services asks
-    for one, else it has none."""
-    wanted = any(_self_signs(service) for service in services)
-    last = tx.get(SelfSigned, app)
-    if not wanted:
-        if last is not None:
-            tx.delete(SelfSigned, app)
+    """Have a certificate that vouches for nobody, if a port asks for one."""
+    if not any(_self_signs(service) for service in services):
         return
+    last = tx.get(SelfSigned, DEFAULT)
     if last is not None and last.not_after > _text(now):
         return
     from flyebpf import certificates  # noqa: PLC0415 (start-up time)
 
-    names = (hostnames.default_hostname(app, config.domain), f"{app}.flycast")
+    names = (f"*.{config.domain}", "*.flycast")
     chain, key, end = certificates.self_signed(names, now)
-    tx.put(SelfSigned(app, chain, key, _text(end)))
+    tx.put(SelfSigned(DEFAULT, chain, key, _text(end)))
 
 
 def _self_signs(service: Service) -> bool:

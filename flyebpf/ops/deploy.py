@@ -101,7 +101,7 @@ def deploy(
         elif last is None and public_ips:
             given += _first_addresses(tx, config, deployment, before)
         _check(deployment, before)
-        certificates.keep_self_signed(tx, config, app, deployment.services, datetime.now(UTC))
+        certificates.need_self_signed(tx, config, deployment.services, datetime.now(UTC))
         tx.put(deployment)
         tx.touch(owner)  # so that allocating at the same time sees the services
         return deployment, [address for address in given if address not in before]

@@ -16,7 +16,7 @@ from flyebpf.plan.hosts import PLAIN, Hosts
 from flyebpf.plan.mesh import mesh_mtu, own_problems, peers_device, plan_devices
 from flyebpf.plan.names import nameservers
 from flyebpf.plan.prefixes import Pool6, Prefix, proxy_source
-from flyebpf.plan.proxy import proxy_row
+from flyebpf.plan.proxy import fallback_row, proxy_row
 from flyebpf.plan.site import Plan, Site
 
 ALLOW = 0
@@ -55,6 +55,7 @@ def plan_host(site: Site, state: State, hosts: Hosts) -> Plan:
         plan.rows.append(NatRow(config.private.prefix, config.uplinks))
     if site.proxied:
         plan.rows.append(proxy_row(config))
+        plan.rows += fallback_row(state)
     plan.rows += [UplinkRow(name, config.dataplane.xdp_mode) for name in config.uplinks]
     return plan
 

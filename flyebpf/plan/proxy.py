@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from flyebpf.config import DaemonConfig
-from flyebpf.model.certificates import KeyPair
+from flyebpf.model.certificates import DEFAULT, KeyPair
 from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
@@ -133,29 +133,35 @@ def _hostnames(plan: Plan, site: Site, state: State, app: str) -> tuple[str, ...
     return tuple(names)
 
 
+def fallback_row(state: State) -> list[Row]:
+    """What is shown where an app has no certificate, on ports that ask for it."""
+    return list(_fallback(state, OPERATOR))
+
+
+def _fallback(state: State, app: str, *hosts: str) -> Iterator[Row]:
+    found = state.vault.self_signed.get(DEFAULT)
+    if found is not None:
+        name = f"{app}/self-signed"
+        yield ProxyCertificateRow(name, app, hosts, found.chain, found.key, fallback=True)
+
+
 def _certificates(
     plan: Plan, site: Site, state: State, found: Routes, names: tuple[str, ...]
 ) -> None:
     """The app's certificates; for its default host name without one the operator's,
-    and then, where a port wants it, the one that it has signed itself."""
+    and then, where a port wants it, the one that vouches for nobody."""
     app = found.app
     own = {record.hostname: record for record in state.vault.of(app)}
     usable = [record for name, record in own.items() if name in names or ".flycast" in name]
     default = default_hostname(app, site.config.domain)
-    covered = default in own
     plan.rows += [_row(app, record.hostname, record) for record in usable]
     operators = state.vault.pairs.get(f"*.{site.config.domain}")
-    if operators is not None and operators.app == OPERATOR and not covered:
+    if default in own:
+        return
+    if operators is not None and operators.app == OPERATOR:
         plan.rows.append(_row(app, default, operators))
-        covered = True
-    signed = state.vault.self_signed.get(app)
-    if signed is not None and any(_self_signs(e) for e in found.exposures):
-        hosts = () if covered else (default,)
-        plan.rows.append(
-            ProxyCertificateRow(
-                f"{app}/self-signed", app, hosts, signed.chain, signed.key, fallback=True
-            )
-        )
+    elif any(_self_signs(exposure) for exposure in found.exposures):
+        plan.rows += _fallback(state, app, default)
 
 
 def _self_signs(exposure: Exposure) -> bool:

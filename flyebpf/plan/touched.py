@@ -101,8 +101,10 @@ class Touched:
                 owners = self._apps((record.name,)) | self._names_of(record)
             case Address(app=app) | Deployment(app=app):
                 owners = self._apps((app,)) | {("names", app)}
-            case KeyPair() | SelfSigned():
+            case KeyPair():
                 owners = self._certificate(record.app)
+            case SelfSigned():
+                owners = {HOST, *self._certificate("")}
             case Machine():
                 owners = self._machine(record) | self._names_with(record)
             case Network():

@@ -21,10 +21,14 @@ from envoy.extensions.clusters.aggregate.v3 import cluster_pb2  # noqa: F401
 from envoy.extensions.load_balancing_policies.least_request.v3 import (  # noqa: F401
     least_request_pb2,
 )
+from envoy.extensions.matching.common_inputs.transport_socket.v3 import (  # noqa: F401
+    transport_socket_inputs_pb2,
+)
 from envoy.extensions.transport_sockets.proxy_protocol.v3 import (  # noqa: F401
     upstream_proxy_protocol_pb2,
 )
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2  # noqa: F401
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
 from envoy.service.discovery.v3.discovery_pb2 import (
@@ -263,8 +267,13 @@ class Stream:
         return found
 
     def changed(self, names: Mapping[str, set[str]]) -> list[DeltaDiscoveryResponse]:
-        """What is to be sent because these have changed."""
+        """What is to be sent because these have changed. Envoy makes a changed cluster
+        anew, and that waits for its endpoints: they are sent again."""
         found = []
+        if (endpoints := self._subscriptions.get(EDS)) is not None:
+            for name in names.get(CDS, ()):
+                endpoints.has.pop(name, None)
+        names = {**names, EDS: names.get(EDS, set()) | names.get(CDS, set())}
         for url in ORDER:
             subscription = self._subscriptions.get(url)
             if subscription is not None and url in names:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
@@ -20,9 +21,18 @@ H2, H1 = "h2", "http/1.1"
 ALPN: tuple[tuple[str, ...], ...] = ((), (H1,), (H2,), (H2, H1))
 V12, V13 = "TLSv1.2", "TLSv1.3"
 VERSIONS: tuple[tuple[str, ...], ...] = ((V12, V13), (V12,), (V13,))
+PG = "postgresql"
 RANGES = 8
 """Port ranges of raw TCP that one address may have."""
-FIRST_RANGE, FIRST_HTTPS, FIRST_TLS = 8, 16, 40
+FIRST_RANGE, FIRST_HTTPS, FIRST_TLS, FIRST_PG = 8, 16, 52, 88
+
+
+class Signed(IntEnum):
+    """Which clients are shown the certificate that vouches for nobody."""
+
+    NONE = 0
+    NAMELESS = 1  # who say no server name; others get that of the name
+    ALL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +46,10 @@ class Listener:
     shared: bool = False
     range: int | None = None
     tls: TlsOptions | None = None
+    signed: Signed = Signed.NONE
 
 
+FIRST = {Chain.HTTPS: FIRST_HTTPS, Chain.TLS: FIRST_TLS, Chain.PG_TLS: FIRST_PG}
 RAW = Listener("raw", 0, Chain.RAW)
 HTTP = Listener("http", 1, Chain.HTTP)
 SHARED_HTTP = Listener("shared-http", 2, Chain.HTTP, shared=True)
@@ -50,17 +62,16 @@ def raw_range(place: int) -> Listener:
     return Listener(f"raw-range-{place}", FIRST_RANGE + place, Chain.RAW, range=place)
 
 
-def with_tls(chain: Chain, options: TlsOptions) -> Listener:
+def with_tls(chain: Chain, options: TlsOptions, signed: Signed = Signed.NONE) -> Listener:
     """For connections with these options; ALPN is offered in our order, and what is
-    neither HTTP/1.1 nor HTTP/2 is not."""
+    neither HTTP/1.1 nor HTTP/2 is not. PostgreSQL's is its own."""
     alpn = tuple(protocol for protocol in (H2, H1) if protocol in options.alpn)
     versions = tuple(version for version in (V12, V13) if version in options.versions)
-    place = ALPN.index(alpn)
+    place = 0 if chain is Chain.PG_TLS else ALPN.index(alpn)
     place = place * len(VERSIONS) + VERSIONS.index(versions or VERSIONS[0])
-    place = place * 2 + options.default_self_signed
-    first = FIRST_HTTPS if chain is Chain.HTTPS else FIRST_TLS
-    known = TlsOptions(alpn, versions or VERSIONS[0], options.default_self_signed)
-    return Listener(f"{chain}-{place}", first + place, chain, tls=known)
+    place = place * len(Signed) + signed
+    known = TlsOptions((PG,) if chain is Chain.PG_TLS else alpn, versions or VERSIONS[0])
+    return Listener(f"{chain}-{place}", FIRST[chain] + place, chain, tls=known, signed=signed)
 
 
 def all_listeners() -> Iterator[Listener]:
@@ -70,5 +81,5 @@ def all_listeners() -> Iterator[Listener]:
     for chain in (Chain.HTTPS, Chain.TLS):
         for alpn in ALPN:
             for versions in VERSIONS:
-                for self_signed in (False, True):
-                    yield with_tls(chain, TlsOptions(alpn, versions, self_signed))
+                for signed in Signed:
+                    yield with_tls(chain, TlsOptions(alpn, versions), signed)

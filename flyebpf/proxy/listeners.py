@@ -13,7 +13,7 @@ from typing import Any
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
 from flyebpf.proxy import names
-from flyebpf.proxy.chains import Listener
+from flyebpf.proxy.chains import Listener, Signed
 
 Json = dict[str, Any]
 TYPE = "type.googleapis.com/envoy.extensions"
@@ -31,7 +31,6 @@ STRIPPED = (
 )
 """Request headers that only the proxy may set: a client's are removed."""
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
-SELF_SIGNED = "self-signed"
 
 
 _QUEUED_TOO_LONG: Json = {
@@ -62,7 +61,7 @@ def listener(what: Listener) -> Json:
     are given to their sockets (``bpf/steer_sklookup.c``)."""
     chain: Json = {"filters": _filters(what)}
     if what.tls is not None:
-        chain["transport_socket"] = _tls(what.tls)
+        chain["transport_socket"] = _tls(what.tls, what.signed)
         chain["transport_socket_connect_timeout"] = CLIENT_HELLO
     first, second = ANYWHERE
     return {
@@ -90,22 +89,31 @@ def _at(address: str) -> Json:
 def _filters(what: Listener) -> list[Json]:
     if what.chain in (Chain.HTTP, Chain.HTTPS):
         return [_http(what)]
-    return [_cluster_by(names.cluster_format(what)), _tcp()]
+    return [_cluster_by(names.cluster_format(what), names.asked_format(what)), _tcp()]
 
 
-def _cluster_by(template: str) -> Json:
-    """Names the cluster of a connection."""
-    value = {
-        "object_key": "envoy.tcp_proxy.cluster",
-        "format_string": {"text_format_source": {"inline_string": template}},
-    }
+def _cluster_by(template: str, asked: str) -> Json:
+    """Names the cluster of a connection, and tells it the server name."""
+    values: list[Json] = [
+        {"object_key": "envoy.tcp_proxy.cluster", **_format(template)},
+        {
+            "object_key": names.ASKED,
+            "factory_key": "envoy.string",
+            **_format(asked),
+            "shared_with_upstream": "ONCE",
+        },
+    ]
     return {
         "name": "envoy.filters.network.set_filter_state",
         "typed_config": {
             "@type": f"{TYPE}.filters.network.set_filter_state.v3.Config",
-            "on_new_connection": [value],
+            "on_new_connection": values,
         },
     }
+
+
+def _format(template: str) -> Json:
+    return {"format_string": {"text_format_source": {"inline_string": template}}}
 
 
 def _tcp() -> Json:
@@ -120,7 +128,7 @@ def _tcp() -> Json:
     }
 
 
-def _tls(options: TlsOptions) -> Json:
+def _tls(options: TlsOptions, signed: Signed) -> Json:
     """Certificates are fetched by server name when a client asks for one. A resumed
     session would go on without being asked for its name, so none is."""
     versions = {"TLSv1.2": "TLSv1_2", "TLSv1.3": "TLSv1_3"}
@@ -131,11 +139,12 @@ def _tls(options: TlsOptions) -> Json:
         },
         "alpn_protocols": list(options.alpn),
     }
-    if options.default_self_signed:
-        secret = {"name": SELF_SIGNED, "sds_config": ADS}
+    if signed is Signed.ALL:
+        secret = {"name": names.SELF_SIGNED, "sds_config": ADS}
         common["tls_certificate_sds_secret_configs"] = [secret]
     else:
-        common["custom_tls_certificate_selector"] = _by_server_name()
+        nameless = names.FOR_NAMELESS if signed else names.NO_SERVER_NAME
+        common["custom_tls_certificate_selector"] = _by_server_name(nameless)
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -147,9 +156,9 @@ def _tls(options: TlsOptions) -> Json:
     }
 
 
-def _by_server_name() -> Json:
+def _by_server_name(nameless: str) -> Json:
     of = f"{TYPE}.transport_sockets.tls"
-    mapper = {"@type": f"{of}.cert_mappers.sni.v3.SNI", "default_value": names.NO_SERVER_NAME}
+    mapper = {"@type": f"{of}.cert_mappers.sni.v3.SNI", "default_value": nameless}
     return {
         "name": "envoy.tls.certificate_selectors.on_demand_secret",
         "typed_config": {

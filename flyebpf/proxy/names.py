@@ -9,7 +9,7 @@ operators), a resource bears the same name. Local addresses are written
 from __future__ import annotations
 
 from flyebpf.model.proxyrows import Chain
-from flyebpf.proxy.chains import Listener
+from flyebpf.proxy.chains import Listener, Signed
 
 VHOST_HEADER = "x-flyebpf-vhost"
 """Tells the virtual host on apps' own addresses; never leaves the proxy."""
@@ -17,10 +17,16 @@ COMPRESSOR = "envoy.filters.http.compressor"
 NO_CLUSTER = "none"
 """Where connections go that belong to nobody: it does not exist."""
 NO_SERVER_NAME = "-"
-"""What Envoy writes for the server name of a client that says none."""
+"""The secret that is asked for where a client says no server name."""
 
 LOCAL = "%DOWNSTREAM_LOCAL_ADDRESS%"
 SERVER_NAME = "%REQUESTED_SERVER_NAME%"
+ASKED, ANY = "flyebpf.server_name", "*"
+"""What a connection's cluster knows of the server name that its client says; of a
+listener where that is no matter."""
+SELF_SIGNED, FOR_NAMELESS = "/self-signed", "/nameless"
+"""The secret of the certificate that vouches for nobody; no server names. Two, as
+Envoy takes a secret either with a listener or on demand."""
 
 
 def at(address: str, port: int) -> str:
@@ -43,23 +49,29 @@ def vhost_format(listener: Listener) -> str:
 def vhost_domain(address: str, port: int, server_name: str | None = None) -> str:
     """The domain of a virtual host on an app's own address. Over TLS with a server
     name: a client that got another app's certificate must not reach this one.
-    ``server_name``: ``www.example.com``, ``*.example.com``, ``-`` for none, ``*``
-    for any."""
+    ``server_name``: ``www.example.com``, ``*.example.com``, "" where the client says
+    none, ``*`` for any that it says."""
     local = at(address, port)
     return local if server_name is None else f"{server_name}/{local}"
 
 
 def cluster_format(listener: Listener) -> str:
-    """The cluster of a connection that is not HTTP's."""
+    """The cluster of a connection that is not HTTP's. At an app's own address that of
+    ``tls`` sees to the server name itself: wildcards stand for many."""
     if listener.range is not None:
         return f"range{listener.range}/%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"
-    if listener.chain is not Chain.TLS:
+    if listener.chain not in (Chain.TLS, Chain.PG_TLS):
         return f"raw/{LOCAL}"
     if listener.shared:
         return f"sni/%DOWNSTREAM_LOCAL_PORT%/{SERVER_NAME}"
-    if listener.tls is not None and listener.tls.default_self_signed:
+    if listener.signed is Signed.ALL:
         return f"raw/{LOCAL}"
-    return f"tls/{SERVER_NAME}/{LOCAL}"
+    return f"tls/{LOCAL}"
+
+
+def asked_format(listener: Listener) -> str:
+    """What a connection's cluster is told of its server name."""
+    return SERVER_NAME if cluster_format(listener).startswith("tls/") else ANY
 
 
 def raw_cluster(address: str, port: int) -> str:
@@ -70,8 +82,8 @@ def range_cluster(place: int, address: str) -> str:
     return f"range{place}/{address}"
 
 
-def tls_cluster(server_name: str, address: str, port: int) -> str:
-    return f"tls/{server_name}/{at(address, port)}"
+def tls_cluster(address: str, port: int) -> str:
+    return f"tls/{at(address, port)}"
 
 
 def sni_cluster(port: int, server_name: str) -> str:

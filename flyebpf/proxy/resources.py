@@ -8,7 +8,7 @@ configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from flyebpf.model.proxyrows import (
     ProxySniRow,
 )
 from flyebpf.proxy import names
+from flyebpf.proxy.chains import Signed
+from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
 Json = dict[str, Any]
 CONNECT_TIMEOUT = "5s"
@@ -101,7 +103,7 @@ def _endpoint(endpoint: ProxyEndpoint) -> Json:
     return body
 
 
-def cluster(row: ProxyClusterRow, name: str) -> Resource:
+def cluster(row: ProxyClusterRow, name: str, gate: Gate | None = None) -> Resource:
     """A cluster of this name with the row's machines. Its endpoints are its own: Envoy
     asks once for a name, and a second cluster that shares it would wait for them."""
     body: Json = {
@@ -115,8 +117,11 @@ def cluster(row: ProxyClusterRow, name: str) -> Resource:
     }
     if row.http:
         body["typed_extension_protocol_options"] = {HTTP_OPTIONS: _http_options(row)}
-    if row.proxy_proto:
-        body["transport_socket"] = _proxy_proto(row.proxy_proto)
+    socket = _proxy_proto(row.proxy_proto) if row.proxy_proto else RAW_SOCKET
+    if gate is not None:
+        body |= gated(gate, socket)
+    elif row.proxy_proto:
+        body["transport_socket"] = socket
     return Resource(Type.CLUSTER, name, body)
 
 
@@ -164,14 +169,12 @@ def _http_options(row: ProxyClusterRow) -> Json:
 
 
 def _proxy_proto(version: str) -> Json:
-    sockets = f"{TYPE}.extensions.transport_sockets"
-    raw = {"@type": f"{sockets}.raw_buffer.v3.RawBuffer"}
     return {
         "name": "envoy.transport_sockets.upstream_proxy_protocol",
         "typed_config": {
-            "@type": f"{sockets}.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+            "@type": f"{SOCKETS}.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
             "config": {"version": version.upper()},
-            "transport_socket": {"name": "envoy.transport_sockets.raw_buffer", "typed_config": raw},
+            "transport_socket": RAW_SOCKET,
         },
     }
 
@@ -207,13 +210,22 @@ def _header(key: str, value: str) -> Json:
     return {"header": {"key": key, "value": value}, "append_action": OVERWRITE}
 
 
+def signed_for(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) -> Signed:
+    """``certificates``: the app's."""
+    if bind.tls is None or not bind.tls.default_self_signed:
+        return Signed.NONE
+    return Signed.NAMELESS if certificates else Signed.ALL
+
+
 def vhosts(
-    row: ProxyRouteRow, binds: Iterable[ProxyBindRow], server_names: Iterable[str]
+    row: ProxyRouteRow,
+    binds: Iterable[ProxyBindRow],
+    certificates: Sequence[ProxyCertificateRow],
 ) -> Iterator[Resource]:
     """The route on its app's own addresses (``binds`` lead to it) and on shared ones.
-    ``server_names``: of the app's certificates."""
+    ``certificates``: the app's."""
     kind = Chain.HTTPS if row.tls else Chain.HTTP
-    own = sorted({domain for bind in binds for domain in _domains(bind, server_names)})
+    own = sorted({domain for bind in binds for domain in _domains(bind, certificates)})
     shared = sorted(set(row.hosts))
     for name, domains in ((f"own-{kind}", own), (f"shared-{kind}", shared)):
         if domains:
@@ -221,14 +233,16 @@ def vhosts(
             yield Resource(Type.VHOST, full, _vhost(row, domains))
 
 
-def _domains(bind: ProxyBindRow, server_names: Iterable[str]) -> Iterator[str]:
+def _domains(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) -> Iterator[str]:
+    server_names = {host for row in certificates for host in row.hosts}
     for port in range(bind.first_port, bind.last_port + 1):
         if bind.tls is None:
             yield names.vhost_domain(bind.address, port)
-        elif bind.tls.default_self_signed:
+        elif signed_for(bind, certificates) is Signed.ALL:
+            yield names.vhost_domain(bind.address, port, "")
             yield names.vhost_domain(bind.address, port, "*")
         else:
-            for name in (*server_names, names.NO_SERVER_NAME):
+            for name in (*server_names, ""):
                 yield names.vhost_domain(bind.address, port, name)
 
 
@@ -279,16 +293,26 @@ def _to_https(row: ProxyRouteRow) -> Json:
     return redirect
 
 
-def aliases(bind: ProxyBindRow, place: int | None, server_names: Iterable[str]) -> list[str]:
+def gate_of(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) -> Gate | None:
+    """Whom the bind's cluster lets in; None for everybody. ``certificates``: the app's."""
+    signed = signed_for(bind, certificates)
+    if bind.chain not in (Chain.TLS, Chain.PG_TLS) or signed is Signed.ALL:
+        return None
+    hosts = frozenset(host for row in certificates for host in row.hosts)
+    return Gate(hosts, nameless=signed is Signed.NAMELESS)
+
+
+def aliases(
+    bind: ProxyBindRow, place: int | None, certificates: Sequence[ProxyCertificateRow]
+) -> list[str]:
     """The names under which a bind that is not HTTP's finds its cluster. ``place``: of
-    a port range. Server names with a wildcard have none: Envoy takes names whole."""
+    a port range. ``certificates``: the app's."""
     if place is not None and bind.chain is Chain.RAW:
         return [names.range_cluster(place, bind.address)]
     ports = range(bind.first_port, bind.last_port + 1)
-    if bind.chain is Chain.RAW or (bind.tls is not None and bind.tls.default_self_signed):
+    if gate_of(bind, certificates) is None:
         return [names.raw_cluster(bind.address, port) for port in ports]
-    known = [name for name in server_names if not name.startswith("*")]
-    return [names.tls_cluster(name, bind.address, port) for port in ports for name in known]
+    return [names.tls_cluster(bind.address, port) for port in ports]
 
 
 def sni_alias(row: ProxySniRow) -> str:
@@ -314,4 +338,5 @@ def certificate(row: ProxyCertificateRow) -> Resource:
             "private_key": {"inline_string": row.private_key},
         }
     }
-    return Resource(Type.CERTIFICATE, row.name, {"hosts": list(row.hosts), "secret": secret})
+    hosts = list(row.hosts) if row.app else [names.SELF_SIGNED, names.FOR_NAMELESS]
+    return Resource(Type.CERTIFICATE, row.name, {"hosts": hosts, "secret": secret})

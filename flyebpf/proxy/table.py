@@ -8,8 +8,8 @@ those that came out otherwise are given out as changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Iterator
+from functools import reduce
 from hashlib import blake2b
 
 from flyebpf.model.proxyrows import (
@@ -24,7 +24,8 @@ from flyebpf.model.proxyrows import (
 )
 from flyebpf.model.rows import Row
 from flyebpf.proxy import names, resources
-from flyebpf.proxy.chains import RANGES
+from flyebpf.proxy.chains import RANGES, Signed
+from flyebpf.proxy.gates import Gate
 from flyebpf.proxy.resources import Resource, Type
 
 KINDS: tuple[type[Row], ...] = (
@@ -171,7 +172,7 @@ class Table:
             case ProxyClusterRow():
                 units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
                 units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
-            case ProxyCertificateRow():
+            case ProxyCertificateRow() if not row.fallback:
                 units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
                 for key in self._app_binds.get(row.app):
                     units += [(ProxyBindRow, key), (ProxyClusterRow, self._target(key))]
@@ -184,25 +185,22 @@ class Table:
             case ProxyRow() as row:
                 for name in names.ROUTES:
                     yield resources.routes(row, name)
-            case ProxyCertificateRow() as row if not row.fallback:
+            case ProxyCertificateRow() as row:
                 yield resources.certificate(row)
             case ProxyClusterRow() as row:
                 if row.http or resources.is_shared(row):
-                    yield resources.cluster(row, row.name)
+                    yield resources.cluster(row, row.name, self._gate(row))
                     yield resources.endpoints(row, row.name)
                 if row.watched and (found := self._names(row)):
                     yield resources.loads(row, found)
             case ProxySniRow() as row if not row.route:
                 yield from self._alias(row.cluster, [resources.sni_alias(row)])
             case ProxyRouteRow() as row:
-                binds = [self._bind(of) for of in self._binds.get(row.name)]
-                yield from resources.vhosts(row, binds, self._server_names(row.app))
+                binds = [self._of(of) for of in self._binds.get(row.name)]
+                yield from resources.vhosts(row, binds, self._certificates(row.app))
             case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
-                yield from self._alias(row.target, self._aliases(row))
-
-    def _aliases(self, row: ProxyBindRow) -> list[str]:
-        place = self.places.get(row.key)
-        return resources.aliases(self.as_served(row), place, self._server_names(row.app))
+                gate = resources.gate_of(row, self._certificates(row.app))
+                yield from self._alias(row.target, self._aliases(row), gate)
 
     def _names(self, row: ProxyClusterRow) -> list[str]:
         """All that the cluster is called in Envoy."""
@@ -212,14 +210,23 @@ class Table:
         snis = [self.rows[ProxySniRow][key] for key in self._snis.get(row.name)]
         return [*found, *(resources.sni_alias(sni) for sni in snis if isinstance(sni, ProxySniRow))]
 
-    def _alias(self, cluster: str, found: list[str]) -> Iterator[Resource]:
+    def _gate(self, row: ProxyClusterRow) -> Gate | None:
+        """Of a cluster that serves all its binds."""
+        binds = [self._of(key) for key in self._binds.get(row.name)]
+        gates = [resources.gate_of(bind, self._certificates(bind.app)) for bind in binds]
+        found = [gate for gate in gates if gate is not None]
+        return reduce(Gate.__or__, found) if found else None
+
+    def _alias(
+        self, cluster: str, found: Iterable[str], gate: Gate | None = None
+    ) -> Iterator[Resource]:
         row = self.rows[ProxyClusterRow].get(cluster)
         if isinstance(row, ProxyClusterRow):
             for name in found:
                 if resources.is_shared(row):
                     yield resources.shared_alias(row, name)
                     continue
-                yield resources.cluster(row, name)
+                yield resources.cluster(row, name, gate)
                 yield resources.endpoints(row, name)
 
     def _of(self, key: Hashable) -> ProxyBindRow:
@@ -227,23 +234,20 @@ class Table:
         assert isinstance(row, ProxyBindRow)
         return row
 
-    def _bind(self, key: Hashable) -> ProxyBindRow:
-        return self.as_served(self._of(key))
-
     def _target(self, key: Hashable) -> str:
         return self._of(key).target
 
-    def as_served(self, row: ProxyBindRow) -> ProxyBindRow:
-        """What the app has signed itself is only shown where it has no certificate: a
-        listener shows the one or the others."""
-        if row.tls is None or not row.tls.default_self_signed or not self._server_names(row.app):
-            return row
-        return replace(row, tls=replace(row.tls, default_self_signed=False))
+    def _aliases(self, row: ProxyBindRow) -> list[str]:
+        return resources.aliases(row, self.places.get(row.key), self._certificates(row.app))
 
-    def _server_names(self, app: str) -> list[str]:
+    def signed(self, row: ProxyBindRow) -> Signed:
+        """Whom the bind's listener shows the certificate that vouches for nobody."""
+        return resources.signed_for(row, self._certificates(row.app))
+
+    def _certificates(self, app: str) -> list[ProxyCertificateRow]:
+        """Those of an app, without the one that vouches for nobody."""
         rows = [self.rows[ProxyCertificateRow][key] for key in self._app_certificates.get(app)]
-        certificates = [row for row in rows if isinstance(row, ProxyCertificateRow)]
-        return sorted({host for row in certificates if not row.fallback for host in row.hosts})
+        return [row for row in rows if isinstance(row, ProxyCertificateRow) and not row.fallback]
 
 
 def _address(key: Hashable) -> Hashable:

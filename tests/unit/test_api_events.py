@@ -69,9 +69,9 @@ def test_what_hashes_flows_stays_inside(served: tuple[FakeBackend, Client]) -> N
 @pytest.mark.parametrize("kind", ["key_pair", "self_signed"])
 def test_keys_of_certificates_stay_inside(kind: str) -> None:
     """Also what a record that nobody can read may hold of them."""
-    body = {"app": "web", "key": "SECRET", "keys": "SECRET", "unreadable": "SECRET"}
+    body = {"chain": "C", "key": "SECRET", "keys": "SECRET", "unreadable": "SECRET"}
     shown = events.describe(Change(7, kind, "x", body))
-    assert shown["body"] == {"app": "web"}
+    assert shown["body"] == {"chain": "C"}
 
 
 def test_deletions_have_no_body() -> None:

@@ -168,7 +168,12 @@ def test_100000_records_decode_in_well_under_a_second() -> None:
 
 
 def test_what_is_secret_is_not_quoted_when_it_is_wrong() -> None:
-    body = {"app": "web", "chain": "x", "not_after": "", "key": ["-----BEGIN PRIVATE KEY-----"]}
+    body = {
+        "name": "default",
+        "chain": "x",
+        "not_after": "",
+        "key": ["-----BEGIN PRIVATE KEY-----"],
+    }
     with pytest.raises(InvalidError, match="key: is not what it must be") as caught:
         decode("self_signed", body)
     assert "BEGIN" not in str(caught.value)

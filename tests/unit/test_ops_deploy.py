@@ -12,7 +12,7 @@ from flyebpf import flytoml
 from flyebpf.certificates import pair
 from flyebpf.config import PoolsConfig
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError
-from flyebpf.model.certificates import SelfSigned
+from flyebpf.model.certificates import DEFAULT, SelfSigned
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
 from flyebpf.ops import addresses, certificates, deploy, machines
 from flyebpf.ops.transact import Tx, every, transact
@@ -236,24 +236,24 @@ def test_tls_without_a_certificate(
     assert said == ((wanted + remedy,) if ports else ()), why
 
 
-def test_a_self_signed_certificate_is_there_while_a_port_asks_for_it(store: SqliteStore) -> None:
+def test_a_self_signed_certificate_is_there_once_a_port_asks_for_it(store: SqliteStore) -> None:
+    deploy.deploy(store, PROXY, "web", HTTP)
+    assert Tx(store).get(SelfSigned, DEFAULT) is None
     deploy.deploy(store, PROXY, "web", SIGNED)
-    first = Tx(store).get(SelfSigned, "web")
+    first = Tx(store).get(SelfSigned, DEFAULT)
     assert first is not None
     assert first.not_after > "2030"
     found = pair("web.fly.test", first.chain, first.key, datetime.now(UTC))
-    assert found.names == ("web.fly.test", "web.flycast")
+    assert found.names == ("*.fly.test", "*.flycast")
     deploy.deploy(store, PROXY, "web", SIGNED)
-    assert Tx(store).get(SelfSigned, "web") == first, "not another one at each deploy"
-    deploy.deploy(store, PROXY, "web", HTTP)
-    assert Tx(store).get(SelfSigned, "web") is None, "no key is kept that nobody needs"
+    assert Tx(store).get(SelfSigned, DEFAULT) == first, "not another one at each deploy"
 
 
 def test_a_self_signed_certificate_that_has_expired_is_made_anew(store: SqliteStore) -> None:
-    old = SelfSigned("web", "chain", "key", "2020-01-01T00:00:00Z")
+    old = SelfSigned(DEFAULT, "chain", "key", "2020-01-01T00:00:00Z")
     transact(store, lambda tx: tx.put(old))
     deploy.deploy(store, PROXY, "web", SIGNED)
-    found = Tx(store).get(SelfSigned, "web")
+    found = Tx(store).get(SelfSigned, DEFAULT)
     assert found is not None
     assert found.not_after > old.not_after
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from flyebpf.config import PoolsConfig
-from flyebpf.model.certificates import SelfSigned
+from flyebpf.model.certificates import DEFAULT, SelfSigned
 from flyebpf.model.proxyrows import (
     Chain,
     ProxyBindRow,
@@ -63,7 +63,7 @@ WEB = deployment(
 )
 ONE = machine(1)
 LAN = Network("acme", "lan", 9)
-SIGNED = SelfSigned("web", "signed chain", "signed key", "2030-01-01T00:00:00Z")
+SIGNED = SelfSigned(DEFAULT, "signed chain", "signed key", "2030-01-01T00:00:00Z")
 
 
 def app(*records: AnyRecord) -> State:
@@ -518,16 +518,16 @@ SHOWN: list[tuple[str, list[AnyRecord], dict[tuple[str, ...], str]]] = [
         [OPERATORS, OWN],
         {("web.fly.test",): "chain of web.fly.test"},
     ),
-    ("one that it has signed is not shown where no port asks for it", [SIGNED], {}),
+    ("one that vouches for nobody is not shown where no port asks for it", [SIGNED], {}),
     (
-        "one that it has signed, for its default host name too",
+        "one that vouches for nobody, for its default host name",
         [WANTS, SIGNED],
         {("web.fly.test",): "signed chain"},
     ),
     (
-        "with a certificate for that, for other names alone",
+        "one that vouches for nobody is not for a name that has another",
         [WANTS, SIGNED, OPERATORS],
-        {("web.fly.test",): "chain of *.fly.test", (): "signed chain"},
+        {("web.fly.test",): "chain of *.fly.test"},
     ),
 ]
 
@@ -617,6 +617,12 @@ def test_handlers_that_contradict_each_other_are_left_out() -> None:
 def test_a_flycast_address_is_on_its_callers_network() -> None:
     here = app(WEB, LAN, flycast(network=LAN), ONE)
     assert {row.address for row in rows(here, ProxyBindRow)} == {"fdaa:0:9:0:1::1"}
+
+
+def test_the_host_has_the_certificate_that_vouches_for_nobody() -> None:
+    made = Planner(PROXY).rows(app(SIGNED), HOST)
+    (row,) = (found for found in made if isinstance(found, ProxyCertificateRow))
+    assert (row.app, row.hosts, row.fallback, row.chain) == ("", (), True, "signed chain")
 
 
 def test_a_host_without_a_proxy_has_no_rows_of_one() -> None:

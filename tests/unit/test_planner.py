@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyebpf.config import DaemonConfig
-from flyebpf.model.certificates import SelfSigned
+from flyebpf.model.certificates import DEFAULT, SelfSigned
 from flyebpf.model.codec import encode
 from flyebpf.model.records import (
     Address,
@@ -95,7 +95,7 @@ certificates = st.builds(
     st.sampled_from(("www.example.com", "*.fly.test", "web.fly.test", "db.flycast")),
     st.sampled_from((*APPS, "")),
 )
-signed = st.builds(SelfSigned, st.sampled_from(APPS), st.just("c"), st.just("k"), st.just(""))
+signed = st.builds(SelfSigned, st.just(DEFAULT), st.just("c"), st.just("k"), st.just(""))
 ports = st.sampled_from((80, 81, (80, 85), (84, 90)))
 services = st.builds(
     service,

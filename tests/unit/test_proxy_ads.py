@@ -72,6 +72,18 @@ def test_all_clusters_and_the_endpoints_asked_for(snapshot: Snapshot) -> None:
     assert sent(responses) == {"b"}
 
 
+def test_a_changed_cluster_gets_its_endpoints_again(snapshot: Snapshot) -> None:
+    """Envoy makes it anew, and waits for them without asking."""
+    stream = Stream(snapshot)
+    stream.request(ask(CDS))
+    stream.request(ask(EDS, "a", "b"))
+    snapshot.put(Type.CLUSTER, "b", {"name": "b", "connect_timeout": "3s"})
+    responses = push(snapshot, stream)
+    assert [response.type_url for response in responses] == [CDS, EDS]
+    assert [sent([response]) for response in responses] == [{"b"}, {"b"}]
+    assert push(snapshot, stream) == []
+
+
 def test_that_there_is_nothing_is_an_answer() -> None:
     """Envoy waits for one before it serves."""
     (response,) = Stream(Snapshot()).request(ask(CDS))

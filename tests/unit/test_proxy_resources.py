@@ -8,7 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from google.protobuf.json_format import ParseDict
 
+from flyebpf.bpf.layout import PROXY_LISTENERS
 from flyebpf.model.proxyrows import (
     Chain,
     ProxyBindRow,
@@ -20,7 +23,8 @@ from flyebpf.model.proxyrows import (
     ProxySniRow,
 )
 from flyebpf.model.records import HttpOptions, TlsOptions
-from flyebpf.proxy import chains
+from flyebpf.proxy import ads, chains  # noqa: F401 (ads: the messages' types)
+from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.resources import Type
 from flyebpf.proxy.table import Gone, Table
 
@@ -79,10 +83,10 @@ def test_over_tls_the_name_is_one_of_the_apps() -> None:
     envoy = Envoy(CLUSTER, SECURE, SECURE_BIND, CERTIFICATE)
     local = f"{VIP}:443"
     assert envoy.domains("own-https|web/443") == [
-        f"{name}/{local}" for name in ("*.b.example.com", "-", "a.example.com")
+        f"{name}/{local}" for name in ("*.b.example.com", "", "a.example.com")
     ]
     envoy.remove(CERTIFICATE)
-    assert envoy.domains("own-https|web/443") == [f"-/{local}"]
+    assert envoy.domains("own-https|web/443") == [f"/{local}"]
 
 
 def test_hosts_of_shared_addresses() -> None:
@@ -148,10 +152,48 @@ def clusters(envoy: Envoy) -> set[str]:
     return {name for kind, name in envoy.has if kind is Type.CLUSTER}
 
 
+def let_in(envoy: Envoy, name: str) -> list[Any]:
+    """The server names for which a cluster's machines can be reached."""
+    body = envoy.has[Type.CLUSTER, name]
+    found = body.get("transport_socket_matcher", {"matcher_list": {"matchers": []}})
+    predicates = [one["predicate"]["single_predicate"] for one in found["matcher_list"]["matchers"]]
+    return [next(iter(one["value_match"].values())) for one in predicates]
+
+
+def test_a_tls_port_is_for_the_names_of_its_apps_certificates() -> None:
+    envoy = Envoy(TCP, TLS_BIND)
+    name = f"tls/{VIP}:8443"
+    assert let_in(envoy, name) == ["*"]
+    envoy.put(CERTIFICATE)
+    assert let_in(envoy, name) == [
+        {"google_re2": {}, "regex": r"[^.]+\.b\.example\.com"},
+        "a.example.com",
+        "*",
+    ]
+    for version in ("", "v2"):
+        envoy.put(replace(TCP, proxy_proto=version))
+        body = envoy.has[Type.CLUSTER, name]
+        assert body["transport_socket"]["name"] == "envoy.transport_sockets.tls"
+        (found,) = body["transport_socket_matches"]
+        assert ("proxy_protocol" in found["transport_socket"]["name"]) is bool(version)
+        ParseDict(body, Cluster())
+
+
+def test_a_limit_that_several_ports_share_lets_in_all_of_their_names() -> None:
+    signs = replace(TLS_BIND, first_port=9443, last_port=9443, tls=SIGNS)
+    envoy = Envoy(replace(TCP, hard=7), RAW, TLS_BIND, CERTIFICATE)
+    assert let_in(envoy, TCP.name)[1:] == ["a.example.com", "*"]
+    envoy.put(signs)
+    assert let_in(envoy, TCP.name)[1:] == ["a.example.com", "*", "-"]
+    envoy.remove(signs)
+    envoy.remove(TLS_BIND)
+    assert "transport_socket_matcher" not in envoy.has[Type.CLUSTER, TCP.name]
+
+
 def test_connections_that_are_not_http_find_their_cluster_by_name() -> None:
     assert clusters(Envoy(TCP, RAW)) == {f"raw/[{SIX}]:5432"}
     assert clusters(Envoy(TCP, replace(RAW, last_port=5440))) == {f"range0/{SIX}"}
-    assert clusters(Envoy(TCP, TLS_BIND, CERTIFICATE)) == {f"tls/a.example.com/{VIP}:8443"}
+    assert clusters(Envoy(TCP, TLS_BIND, CERTIFICATE)) == {f"tls/{VIP}:8443"}
     assert clusters(Envoy(TCP, ProxySniRow(993, "a.example.com", TCP.name))) == {
         "sni/993/a.example.com"
     }
@@ -188,7 +230,7 @@ def test_load_reports_of_all_that_a_cluster_is_called() -> None:
     }
     envoy.remove(raw)
     assert envoy.has[Type.LOADS, TCP.name] == {
-        "clusters": ["sni/9000/a.example.com", f"tls/a.example.com/{VIP}:8443"]
+        "clusters": ["sni/9000/a.example.com", f"tls/{VIP}:8443"]
     }
 
 
@@ -276,26 +318,44 @@ def test_keys_are_not_shown() -> None:
     assert "K" not in repr(CERTIFICATE).replace("ProxyCertificateRow", "")
 
 
-def test_what_an_app_has_signed_itself_is_nobodys_else() -> None:
-    """It would be found by its name on shared addresses too."""
-    envoy = Envoy(replace(CERTIFICATE, fallback=True), SECURE, SECURE_BIND, CLUSTER)
-    assert not [name for kind, name in envoy.has if kind is Type.CERTIFICATE]
-    assert envoy.domains("own-https|web/443") == [f"-/{VIP}:443"]
+FALLBACK = ProxyCertificateRow("/self-signed", "", (), "C", "K", fallback=True)
+SIGNS = TlsOptions(default_self_signed=True)
+
+
+def test_without_a_certificate_the_one_that_vouches_for_nobody_is_for_any_name() -> None:
+    bind, raw = replace(SECURE_BIND, tls=SIGNS), replace(TLS_BIND, tls=SIGNS)
+    envoy = Envoy(FALLBACK, SECURE, bind, raw, CLUSTER, TCP)
+    assert envoy.table.signed(bind) is Signed.ALL
+    assert envoy.domains("own-https|web/443") == [f"*/{VIP}:443", f"/{VIP}:443"]
+    assert f"raw/{VIP}:8443" in clusters(envoy)
+    assert envoy.has[Type.CERTIFICATE, "/self-signed"]["hosts"] == ["/self-signed", "/nameless"]
+
+
+def test_with_a_certificate_it_is_for_clients_that_say_no_name() -> None:
+    bind, raw = replace(SECURE_BIND, tls=SIGNS), replace(TLS_BIND, tls=SIGNS)
+    envoy = Envoy(SECURE, bind, raw, CLUSTER, TCP, CERTIFICATE)
+    assert envoy.table.signed(bind) is Signed.NAMELESS
+    assert f"/{VIP}:443" in envoy.domains("own-https|web/443")
+    assert let_in(envoy, f"tls/{VIP}:8443")[-1] == "-"
+    assert f"raw/{VIP}:8443" not in clusters(envoy)
+    assert set(envoy.table.stale_binds) == {bind.key, raw.key}
 
 
 def test_every_listener_has_a_number_of_its_own() -> None:
     found = list(chains.all_listeners())
     assert len({one.number for one in found}) == len({one.name for one in found}) == len(found)
-    assert max(one.number for one in found) < 64
+    assert max(one.number for one in found) < PROXY_LISTENERS
 
 
 @pytest.mark.parametrize("alpn", [("h2", "http/1.1"), ("http/1.1",), (), ("h2",), ("mqtt",)])
 @pytest.mark.parametrize("versions", [("TLSv1.2", "TLSv1.3"), ("TLSv1.3",), ("TLSv1.2",)])
+@pytest.mark.parametrize("signed", Signed)
 def test_each_set_of_tls_options_has_a_listener(
-    alpn: tuple[str, ...], versions: tuple[str, ...]
+    alpn: tuple[str, ...], versions: tuple[str, ...], signed: Signed
 ) -> None:
-    found = chains.with_tls(Chain.HTTPS, TlsOptions(alpn, versions))
+    found = chains.with_tls(Chain.HTTPS, TlsOptions(alpn, versions), signed)
     assert found in set(chains.all_listeners())
     assert found.tls is not None
     assert found.tls.versions == versions
+    assert found.signed is signed
     assert set(found.tls.alpn) == set(alpn) & {"h2", "http/1.1"}
