@@ -42,9 +42,6 @@ class Measured(Backend, Protocol):
     def certificate_ends(self) -> Sequence[str]:
         """When each certificate expires, RFC 3339 in UTC."""
 
-    def proxy(self) -> Mapping[str, Any] | None:
-        """What the proxy counts; None where this host has none."""
-
     def reconciling(self) -> Mapping[str, float]:
         """``failures``, ``drift_repaired``, ``last_sync_seconds``,
         ``last_full_seconds``."""

@@ -25,6 +25,7 @@ from flyebpf.api.backend import (
     ServiceCounters,
     UplinkStatus,
 )
+from flyebpf.api.probes import Edge, Fetched, Reply, Trust, Way
 from flyebpf.config import DaemonConfig, PoolsConfig
 from flyebpf.errors import FlyebpfError
 from flyebpf.ops import cluster
@@ -57,6 +58,42 @@ WEB = DigAnswer(
 
 
 @dataclass
+class FakeProbes:
+    """Implements :class:`flyebpf.api.probes.Probes`; tests set what is found.
+    ``open6``: ports that every machine has open on IPv6. ``edges``: by protocol and
+    port; what is not there is the proxy's."""
+
+    v4: Reply = Reply.OPEN
+    open6: set[int] = field(default_factory=lambda: {8080})
+    connected: Reply = Reply.OPEN
+    fetched: Fetched = Fetched(Reply.OPEN, Trust.TRUSTED, 200, {"fly-request-id": "1"})  # noqa: RUF009
+    by_port: dict[int, Fetched] = field(default_factory=dict)
+    shaken: Fetched = Fetched(Reply.OPEN, Trust.TRUSTED)  # noqa: RUF009
+    edges: dict[tuple[str, int], list[Edge]] = field(default_factory=dict)
+    asked: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def private(self, address: str, port: int) -> Reply:
+        return self.v4
+
+    def sixpn(self, address: str, ports: Sequence[int]) -> Mapping[int, Reply]:
+        return {p: Reply.OPEN if p in self.open6 else Reply.REFUSED for p in ports}
+
+    def connect(self, address: str, port: int) -> Reply:
+        return self.connected
+
+    def fetch(self, address: str, port: int, host: str, *, tls: bool) -> Fetched:
+        self.asked.append((address, port, host))
+        return self.by_port.get(port, self.fetched)
+
+    def handshake(self, address: str, port: int, host: str) -> Fetched:
+        self.asked.append((address, port, host))
+        return self.shaken
+
+    def edge(self, address: str, protocol: str, port: int) -> Sequence[Edge]:
+        return self.edges.get((protocol, port), [Edge(Way.STACK)])
+
+
+@dataclass
 class FakeBackend:
     """Implements :class:`flyebpf.api.backend.Backend`; tests set what it says.
 
@@ -85,6 +122,7 @@ class FakeBackend:
     dns_says: dict[str, Any] | None = field(default_factory=lambda: deepcopy(DNS))
     proxy_says: Mapping[str, Any] | None = None
     names_used: int = 3
+    probes: FakeProbes = field(default_factory=FakeProbes)
 
     def status(self) -> DaemonStatus:
         if self.crash is not None:

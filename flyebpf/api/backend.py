@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from flyebpf.api.probes import Probes
 from flyebpf.config import DaemonConfig
 from flyebpf.store.base import Store
 
@@ -275,6 +276,14 @@ class Backend(Protocol):
     def dns(self) -> Mapping[str, Any] | None:
         """What the DNS process counts (``dns.process.Control.metrics``); None while
         it does not answer."""
+
+    @property
+    def probes(self) -> Probes:
+        """Questions to machines and to the proxy."""
+
+    def proxy(self) -> Mapping[str, Any] | None:
+        """What the proxy counts (``daemon.proxy.ProxyAgent.metrics``); None where this
+        host has none."""
 
     def counts(self) -> Mapping[str, int]:
         """The other counts (:class:`flyebpf.model.reasons.Count`), by name."""

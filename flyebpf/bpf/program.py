@@ -98,10 +98,14 @@ class Program(Descriptor):
         )
         return int(opts.retval), given.raw[:8]
 
-    def test_run_live(self, data: bytes, repeat: int, batch: int = 64) -> None:
+    def test_run_live(
+        self, data: bytes, repeat: int, batch: int = 64, *, context: bytes = b""
+    ) -> None:
         """Run it ``repeat`` times on frames that really go where it says
-        (BPF_F_TEST_XDP_LIVE_FRAMES; XDP programs, kernel 5.18 on)."""
+        (BPF_F_TEST_XDP_LIVE_FRAMES; XDP programs, kernel 5.18 on). ``context``: struct
+        xdp_md; without one the frames come in on no device."""
         given = ct.create_string_buffer(data, len(data))
+        ctx_in = ct.create_string_buffer(context, max(len(context), 1))
         opts = TestRunOpts(
             sz=ct.sizeof(TestRunOpts),
             data_in=ct.cast(given, ct.c_void_p),
@@ -110,6 +114,9 @@ class Program(Descriptor):
             flags=TEST_XDP_LIVE_FRAMES,
             batch_size=batch,
         )
+        if context:
+            opts.ctx_in = ct.cast(ctx_in, ct.c_void_p)
+            opts.ctx_size_in = len(context)
         result = libbpf().bpf_prog_test_run_opts(self.fd, ct.byref(opts))
         check(result, f"live test run of {self.name}")
 

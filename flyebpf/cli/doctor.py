@@ -18,17 +18,24 @@ Finding = dict[str, str]
 
 @click.command()
 @options.app_option
+@click.option("--only", default="", metavar="NAME", help="Only checks whose names begin so.")
 @options.json_option
 @click.pass_context
-def doctor(ctx: click.Context, app: str | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, app: str | None, only: str, as_json: bool) -> None:
     """Look for what is wrong, and say what to do. Exits with 1 when a check failed.
 
     \b
-    Without an app this host is looked at, with -a the app's names too:
+    Without an app this host is looked at, with -a the app too: its names, services,
+    addresses, certificates, and whether it is reached in each way that there is.
         flyebpf doctor
         flyebpf doctor -a my-app
+        flyebpf doctor -a my-app --only app-listening
     """
-    found = examined(options.find_app(app))
+    found = examined(options.find_app(app), only)
+    if not found:
+        raise click.UsageError(
+            f"No check's name begins with {only!r}; without --only all are made."
+        )
     if as_json:
         output.print_json(found)
     else:
@@ -37,10 +44,11 @@ def doctor(ctx: click.Context, app: str | None, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def examined(app: str | None) -> list[Finding]:
+def examined(app: str | None, only: str) -> list[Finding]:
     """All findings. A daemon that does not answer is one of them."""
     try:
-        items: list[Finding] = options.api(timeout=TIMEOUT).get("/v1/doctor", {"app": app})["items"]
+        api = options.api(timeout=TIMEOUT)
+        items: list[Finding] = api.get("/v1/doctor", {"app": app, "only": only or None})["items"]
     except UnavailableError as error:
         return [
             {"check": "daemon", "state": FAILED, "message": error.message, "remedy": error.remedy}

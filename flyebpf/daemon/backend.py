@@ -21,6 +21,7 @@ from flyebpf.api.backend import (
     Severity,
     UplinkStatus,
 )
+from flyebpf.api.probes import Probes
 from flyebpf.bpf.loader import Generation, Origin
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import dig, usage
@@ -55,6 +56,7 @@ class DaemonBackend:
         loop: MainLoop,
         reread: Callable[[], Sequence[str]],
         fences: Callable[[], Mapping[str, tuple[int, int]]],
+        probes: Probes,
     ) -> None:
         """``reread`` reads the configuration again, in the main thread;
         ``fences`` reads the counters of the nftables rules."""
@@ -65,6 +67,7 @@ class DaemonBackend:
         self._loop = loop
         self._reread = reread
         self._fences = fences
+        self.probes = probes
         self._started = time.monotonic()
         self._status: DaemonStatus | None = None
         self.extra_problems: Callable[[], list[Problem]] = list

@@ -29,6 +29,7 @@ from flyebpf.daemon.machines import MachineAgent
 from flyebpf.daemon.mainloop import MainLoop, StoreWatcher, on_signals, restore_signals
 from flyebpf.daemon.mesh import MeshAgent
 from flyebpf.daemon.mesh_keys import publish_first
+from flyebpf.daemon.probes import HostProbes
 from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.proxy import ProxyAgent
 from flyebpf.daemon.reload import merge
@@ -110,14 +111,16 @@ class Daemon:
         )
         stack.callback(self._proxy_driver.close)
         self._engine = self._build(config, records.seed)
+        counters = Counters(self._generation.maps, flow_buckets(config.dataplane))
         self._backend = DaemonBackend(
             self._engine,
             store=self._store,
-            counters=Counters(self._generation.maps, flow_buckets(config.dataplane)),
+            counters=counters,
             generation=self._generation,
             loop=self._loop,
             reread=self.reload,
             fences=self._nft.counters,
+            probes=HostProbes(config, self._generation.programs["edge_xdp"], counters),
         )
         self._watcher = StoreWatcher(
             self._store, lambda: self._engine.state.revision, self._loop.wake

@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from flyebpf.doctor import dns, host
+from flyebpf.doctor import app, certificates, dns, host, listening, ways
 from flyebpf.doctor.check import Check
 
-CHECKS: tuple[Check, ...] = (*host.CHECKS, *dns.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *host.CHECKS,
+    *dns.CHECKS,
+    *app.CHECKS,
+    *certificates.CHECKS,
+    *listening.CHECKS,
+    *ways.CHECKS,
+)

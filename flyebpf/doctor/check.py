@@ -77,12 +77,13 @@ def skipped(message: str, remedy: str = "") -> Finding:
     return Finding(State.SKIPPED, message, remedy)
 
 
-def examine(checks: Sequence[Check], patient: Patient) -> list[tuple[str, Finding]]:
-    """Each check's name and what it found, in their order."""
+def examine(checks: Sequence[Check], patient: Patient, only: str = "") -> list[tuple[str, Finding]]:
+    """Each check's name and what it found, in their order. ``only``: of those whose
+    names begin so."""
     return [
         (check.name, finding)
         for check in checks
-        if patient.app is not None or not check.of_app
+        if (patient.app is not None or not check.of_app) and check.name.startswith(only)
         for finding in _looked(check, patient)
     ]
 

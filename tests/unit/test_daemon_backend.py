@@ -23,6 +23,7 @@ from flyebpf.model.records import Address, AddressKind
 from flyebpf.model.vault import Vault
 from flyebpf.store.base import Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
+from tests.fakes_backend import FakeProbes
 from tests.fakes_maps import fake_maps
 
 STATS = SimpleNamespace(
@@ -88,6 +89,7 @@ def parts(
         loop=loop,
         reread=lambda: ["log.level: info → debug"],
         fences=no_nft,
+        probes=FakeProbes(),
     )
     yield made, loop, store
     loop.close()

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "proxymetrics": set(),
     "meshmetrics": {"api.backend"},
     "api": {"model", "store", "ops", "flytoml", "plan", "doctor"},
-    "doctor": {"model", "store", "ops", "api.backend"},
+    "doctor": {"model", "store", "ops", "plan.services", "api.backend", "api.probes"},
     "join": {"model", "store", "ops", "configfile"},
     "cli": {"api.client", "flytoml", "configfile", "daemon", "join"},
     "lab": {"api.client", "cli", "model", "flytoml"},

@@ -27,7 +27,7 @@ def doctor(call: Call) -> object:
                 "message": finding.message,
                 "remedy": finding.remedy,
             }
-            for name, finding in examine(CHECKS, patient)
+            for name, finding in examine(CHECKS, patient, call.query.get("only", ""))
         ]
     )
 
@@ -40,6 +40,9 @@ ROUTES = (
         "Look at this host, and at an app's names and ways.",
         doctor,
         items("Finding"),
-        query={"app": string("Look at this app too.")},
+        query={
+            "app": string("Look at this app too."),
+            "only": string("Only checks whose names begin so."),
+        },
     ),
 )
