@@ -27,7 +27,7 @@ STRIPPED = (
     *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed"),
     *("fly-replay-cache-status", "via"),
     *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-ssl"),
-    *("x-forwarded-host", "x-request-id"),
+    *("x-forwarded-host", "x-forwarded-client-cert", "x-request-id"),
 )
 """Request headers that only the proxy may set: a client's are removed."""
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
@@ -208,7 +208,7 @@ def _http(what: Listener) -> Json:
 def _strip(what: Listener) -> Json:
     """Before anything looks at a request: what only the proxy may say goes. On an
     app's own address the name of its routes takes the place of the host's."""
-    mutations: list[Json] = [{"remove": name} for name in (*STRIPPED, names.VHOST_HEADER)]
+    mutations: list[Json] = [{"remove_on_match": {"key_matcher": _reserved()}}]
     if not what.shared:
         header = {"key": names.VHOST_HEADER, "value": names.vhost_format(what)}
         mutations.append(
@@ -221,6 +221,13 @@ def _strip(what: Listener) -> Json:
             "mutations": mutations,
         },
     }
+
+
+def _reserved() -> Json:
+    """Those names and the likes of ``Fly_Client_IP``: what is written with underscores
+    is the same header for an app behind CGI or WSGI."""
+    own = (name.replace("-", "[-_]") for name in (*STRIPPED, names.VHOST_HEADER))
+    return {"safe_regex": {"regex": "|".join((*own, "x[-_]envoy[-_].*"))}}
 
 
 def _http_filters() -> list[Json]:

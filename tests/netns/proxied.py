@@ -80,3 +80,21 @@ def said(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         return dict(json.loads(done.stdout))
     except ValueError:
         return {}
+
+
+def envoy_of(rig: Rig, host: str = "host1") -> int:
+    """The one Envoy that runs there."""
+    (found,) = envoys(rig, host)
+    return found
+
+
+def envoys(rig: Rig, host: str = "host1") -> set[int]:
+    listed = rig.run(host, "sh", "-c", "ip netns pids $(ip netns identify)").stdout.split()
+    return {int(pid) for pid in listed if _is_envoy(Path(f"/proc/{pid}/cmdline"))}
+
+
+def _is_envoy(command: Path) -> bool:
+    try:
+        return b"--disable-hot-restart" in command.read_bytes()
+    except OSError:  # it has ended since
+        return False
