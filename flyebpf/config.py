@@ -130,7 +130,7 @@ class MachinesConfig:
     status: tuple[str, ...] = ()
     timeout: int = 60
     drain: int = 60
-    hold: int = 60
+    hold: int = 50
     autostop: int = 300
 
 

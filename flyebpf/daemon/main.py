@@ -19,7 +19,7 @@ from flyebpf.bpf import loader
 from flyebpf.bpf.loader import Origin
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import mesh_setup, notify, stores
+from flyebpf.daemon import mesh_setup, notify, stores, waker
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
@@ -33,6 +33,7 @@ from flyebpf.daemon.probes import HostProbes
 from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.proxy import ProxyAgent
 from flyebpf.daemon.reload import merge
+from flyebpf.daemon.waker import Waker, Wanted
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.counters import Counters
 from flyebpf.drivers.host_port import HostPortDriver
@@ -128,7 +129,9 @@ class Daemon:
         self._backend.extra_problems = self._own_problems
         self._dns = DnsAgent(config, self._loop.soon)
         self._machines = MachineAgent(config, self._store)
-        self._engine.followers += [self._dns, self._machines]
+        self._waker = Waker(config, self._store, look=self._wanted, answer=self._proxy_driver.woken)
+        self._proxy_driver.wanted = self._waker.wanted
+        self._engine.followers += [self._dns, self._machines, self._waker]
         self._backend.watch_dns(self._dns)
         self._proxy = ProxyAgent(self._proxy_driver)
         self._backend.watch_proxy(self._proxy)
@@ -244,6 +247,7 @@ class Daemon:
         self._watcher.start()
         self._stack.callback(self._dns.stop)
         self._stack.callback(self._machines.stop)
+        self._stack.callback(self._waker.stop)
         self._stack.callback(self._proxy.stop)
         self._proxy.start()
         self._stack.callback(self._mesh.stop)
@@ -306,6 +310,16 @@ class Daemon:
         self._engine.sync()
         self._dns.reconfigured(config)
         return texts
+
+    def _wanted(self, cluster: str) -> Wanted | None:
+        """What there is for a cluster of the proxy's that somebody waits for. From
+        other threads; raises TimeoutError when the main one is busy."""
+
+        def look() -> Wanted | None:
+            row = self._proxy_driver.cluster(cluster)
+            return None if row is None else waker.view(self._engine, row)
+
+        return self._loop.call(look, VIEW_PATIENCE)
 
     def _own_problems(self) -> list[Problem]:
         config = self._engine.config

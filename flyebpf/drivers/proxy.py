@@ -24,7 +24,7 @@ from flyebpf.drivers.netlink_proxy import ProxyNetlink
 from flyebpf.drivers.proxy_envoy import Envoy, end, peer, prepare, user_entry
 from flyebpf.drivers.proxy_feed import Feed
 from flyebpf.errors import FlyebpfError
-from flyebpf.model.proxyrows import ProxyBindRow, ProxyRow, ProxySniRow
+from flyebpf.model.proxyrows import ProxyBindRow, ProxyClusterRow, ProxyRow, ProxySniRow
 from flyebpf.model.rows import Row
 from flyebpf.proxy.bootstrap import Paths
 from flyebpf.proxy.loads import Loads
@@ -64,6 +64,9 @@ class ProxyDriver:
         self.loads = Loads()
         self.feed: Feed | None = None
         self.envoy: Envoy | None = None
+        self.wanted: Callable[[str], object] = lambda cluster: None
+        """Called, from a thread, with the name of a cluster that somebody waits for a
+        machine of."""
         self.changed = threading.Event()
         """Set when another Envoy is wanted."""
         self._settled = False
@@ -75,6 +78,19 @@ class ProxyDriver:
         if self.feed is not None:
             self.feed.close()
         self._netlink.close()
+
+    def cluster(self, name: str) -> ProxyClusterRow | None:
+        """A cluster as it was applied."""
+        row = self._table.rows[ProxyClusterRow].get(name)
+        return row if isinstance(row, ProxyClusterRow) else None
+
+    def _want(self, cluster: str) -> None:
+        self.wanted(cluster)
+
+    def woken(self, cluster: str, headers: Mapping[str, str]) -> None:
+        """The answer to ``wanted``; from any thread."""
+        if self.feed is not None:
+            self.feed.woken(cluster, headers)
 
     def settled(self) -> None:
         """All rows that there are have been applied: now Envoy may be told so."""
@@ -212,6 +228,7 @@ class ProxyDriver:
         if self.feed is None:
             lost = lambda: self._soon(self._retell)  # noqa: E731
             self.feed = Feed(self.paths.ads, self._config.user, self._log, self.loads, lost)
+            self.feed.wanted = self._want
             self.feed.start()
 
     def _set_own(self, source: bytes) -> None:

@@ -119,6 +119,8 @@ class Envoy:
         wanted = {}
         for status in statuses.get("listener_statuses", ()):
             first = status["local_address"]
+            if "socket_address" not in first:
+                continue  # inside Envoy
             (second,) = status["additional_local_addresses"]
             wanted[status["name"]] = (_pair(first), _pair(second))
         return sockets_of(pid, wanted)

@@ -16,7 +16,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Feed:
         self.report: dict[str, Any] = {}
         """What the process said last (``flyebpf.proxy.process.Report``)."""
         self.restarts = 0
+        self.wanted: Callable[[str], object] = lambda cluster: None
+        """Called, from a thread, with a cluster that somebody waits for a machine of."""
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="proxy-feed", daemon=True).start()
@@ -74,6 +76,10 @@ class Feed:
             self._lines.put(json.dumps({"put": puts[at : at + BATCH]}))
         if gone:
             self._lines.put(json.dumps({"remove": gone}))
+
+    def woken(self, cluster: str, headers: Mapping[str, str]) -> None:
+        """The answer to ``wanted``; see ``flyebpf.proxy.wake``."""
+        self._lines.put(json.dumps({"woken": [cluster, headers]}))
 
     def ready(self) -> None:
         """It has been told all that there is."""
@@ -146,6 +152,9 @@ class Feed:
             report = json.loads(line)
             if "loads" in report:
                 self._loads.take(report["loads"])
+                continue
+            if "wake" in report:
+                self.wanted(report["wake"])
                 continue
             if report["refused"] and report["refused"] != self.report.get("refused"):
                 log.error("Envoy has refused: %s", report["refused"])

@@ -153,7 +153,9 @@ class ProxyClusterRow(Row):
     ``+v2``). ``http``: it serves routes, else connections. ``h2``: it is spoken
     to in h2c. ``proxy_proto``: "", "v1" or "v2". ``limit``: what the limits count,
     "connections" or "requests"; ``hard`` None: no limit. ``watched``: what its machines
-    have in flight is wanted (``flyebpf.proxy.loads``).
+    have in flight is wanted (``flyebpf.proxy.loads``). ``port`` and ``groups``: its
+    machines are those of these process groups, at this port. ``wakes``: one of them is
+    started when a client needs it.
     """
 
     name: str
@@ -166,6 +168,14 @@ class ProxyClusterRow(Row):
     soft: int = 20
     hard: int | None = None
     watched: bool = False
+    port: int = 0
+    groups: tuple[str, ...] = ()
+    wakes: bool = False
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether a client has to wait until a machine has been started."""
+        return self.wakes and all(endpoint.draining for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True)

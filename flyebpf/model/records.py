@@ -117,6 +117,21 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Wake:
+    """The machine that was started last for clients of a service. Whoever starts
+    another one writes this too, so that two hosts do not start one each. ``service``:
+    ``<app>/<groups, with commas>``."""
+
+    kind: ClassVar[str] = "wake"
+    service: str
+    machine: str
+
+    @property
+    def ident(self) -> str:
+        return self.service
+
+
+@dataclass(frozen=True, slots=True)
 class TlsOptions:
     alpn: tuple[str, ...] = ("h2", "http/1.1")
     versions: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
@@ -479,6 +494,7 @@ AnyRecord = (
     | Network
     | App
     | Machine
+    | Wake
     | Deployment
     | Address
     | PrivateAddress
@@ -504,6 +520,7 @@ KINDS: dict[str, type] = {
         Network,
         App,
         Machine,
+        Wake,
         Deployment,
         Address,
         PrivateAddress,
@@ -524,7 +541,7 @@ KINDS: dict[str, type] = {
 }
 
 BOOKKEEPING: frozenset[str] = frozenset(
-    cls.kind for cls in (PrivateAddress, Interface, Pool, Released, JoinToken)
+    cls.kind for cls in (PrivateAddress, Interface, Pool, Released, JoinToken, Wake)
 )
 """Kinds that only allocation reads; no plan depends on them."""
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
     Chain,
@@ -43,6 +41,7 @@ class Clusters:
         self._hosts = hosts
         self._app = app
         self._machines = _present(site, state, hosts, app)
+        self._soon: dict[tuple[str, int], ProxyTargetRow] = {}
         self.rows: dict[str, ProxyClusterRow] = {}
 
     def name(self, exposure: Exposure, chain: Chain) -> str:
@@ -75,6 +74,18 @@ class Clusters:
             soft=limits.soft_limit,
             hard=limits.hard_limit,
             watched=self._is_watched(exposure, endpoints, proxy_proto),
+            port=exposure.internal_port,
+            groups=exposure.groups,
+            wakes=self._wakes(exposure),
+        )
+
+    def _wakes(self, exposure: Exposure) -> bool:
+        """Whether there is a machine that a client may have to wait for."""
+        return exposure.service.auto_start and any(
+            machine.group in exposure.groups
+            and machine.state is not MachineState.STARTED
+            and self._hosts.has_command(machine.host, "start")
+            for machine in self._state.machines_of(self._app)
         )
 
     def _is_watched(
@@ -99,6 +110,12 @@ class Clusters:
         connections only when there is no other: that says little about the machine,
         whose connections go on."""
         found = [m for m in self._machines if m.group in exposure.groups]
+        port = exposure.internal_port
+        for machine in found:
+            if machine.state is MachineState.STARTING:
+                row = ProxyTargetRow(machine.private_ip, port, machine.id)
+                self._soon[machine.private_ip, port] = row
+        found = [m for m in found if m.state is not MachineState.STARTING]
         some_there = any(self._hosts.is_there(m.host) for m in found)
         far = {machine.id: self._hosts.distance(machine.host) for machine in found}
         ranks = {distance: rank for rank, distance in enumerate(sorted(set(far.values())))}
@@ -115,9 +132,17 @@ class Clusters:
                 or (some_there and not self._hosts.is_there(machine.host)),
             )
             for machine in found
-            if machine.state is not MachineState.STARTING
         ]
         return tuple(sorted(endpoints, key=lambda endpoint: (endpoint.priority, endpoint.machine)))
+
+    def targets(self) -> list[ProxyTargetRow]:
+        """What the proxy may open connections to, now or soon."""
+        found = dict(self._soon)
+        for cluster in self.rows.values():
+            for end in cluster.endpoints:
+                at = (end.address, end.port)
+                found[at] = ProxyTargetRow(*at, end.machine)
+        return list(found.values())
 
 
 def _present(site: Site, state: State, hosts: Hosts, app: str) -> list[Machine]:
@@ -129,15 +154,3 @@ def _present(site: Site, state: State, hosts: Hosts, app: str) -> list[Machine]:
         and hosts.is_reached(machine.host)
         and misfit(site, state, machine) is None
     ]
-
-
-def targets(clusters: Iterable[ProxyClusterRow]) -> list[ProxyTargetRow]:
-    """What the proxy may open connections to for these clusters."""
-    found = {
-        (endpoint.address, endpoint.port): ProxyTargetRow(
-            endpoint.address, endpoint.port, endpoint.machine
-        )
-        for cluster in clusters
-        for endpoint in cluster.endpoints
-    }
-    return list(found.values())

@@ -96,6 +96,11 @@ class Hosts:
         host = self.accepted(name)
         return host is not None and self.sends and self.has_key(host)
 
+    def has_command(self, name: str, verb: str) -> bool:
+        """Whether a host can "start", "stop" or "suspend" its machines by itself."""
+        host = self._fleet.hosts.get(name)
+        return host is not None and verb in host.commands
+
     def is_there(self, name: str) -> bool:
         """Whether its daemon is. While no daemon at all is, the store has lost
         them, and nobody counts as gone."""

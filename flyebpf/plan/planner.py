@@ -8,12 +8,13 @@ a change touches gives what planning everything would.
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+from collections.abc import Container, Set
 
 from flyebpf.config import DaemonConfig
 from flyebpf.model.rows import Row
 from flyebpf.model.state import State, Update
 from flyebpf.plan.apps import plan_app
+from flyebpf.plan.autostart import Choice, choose
 from flyebpf.plan.host import plan_host
 from flyebpf.plan.hosts import Lookout
 from flyebpf.plan.machines import plan_machine
@@ -55,6 +56,10 @@ class Planner:
     def owners(self, update: Update, state: State) -> set[Owner]:
         """Whose rows ``update`` may have changed; ``state`` is as it is after it."""
         return self._touched(state).by(update)
+
+    def choice(self, state: State, app: str, groups: Container[str]) -> Choice:
+        """The machines that clients of these process groups may be led to."""
+        return choose(self._site, state, self._lookout.hosts(state), app, groups)
 
     def _touched(self, state: State) -> Touched:
         return Touched(self._site, state, self._lookout.hosts(state))

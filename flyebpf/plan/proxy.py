@@ -24,7 +24,7 @@ from flyebpf.model.records import HttpOptions, TlsOptions
 from flyebpf.model.rows import Row
 from flyebpf.model.shared import is_web, misfit
 from flyebpf.model.state import State
-from flyebpf.plan.clusters import Clusters, chain_of, targets
+from flyebpf.plan.clusters import Clusters, chain_of
 from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.services import TCP, Exposure, Routes
 from flyebpf.plan.site import Plan, Site
@@ -67,7 +67,7 @@ def plan_proxy(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
         plan.rows += ways.rows(exposure, chain)
         secure |= chain in TLS_CHAINS
     plan.rows += clusters.rows.values()
-    plan.rows += targets(clusters.rows.values())
+    plan.rows += clusters.targets()
     if secure:
         _certificates(plan, site, state, found, ways.names)
     return plan

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flyebpf.model.proxyrows import ProxyRow
+from flyebpf.proxy import wake
 from flyebpf.proxy.chains import all_listeners
 from flyebpf.proxy.listeners import Json, listener
 
@@ -70,6 +71,7 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
     }
     return {
         "node": {"id": row.host, "cluster": "flyebpf", "locality": {"region": row.region}},
+        "bootstrap_extensions": [wake.bootstrap_extension()],
         "admin": {"address": {"pipe": {"path": "", "mode": 0o600}}},
         "dynamic_resources": {
             "ads_config": ads,
@@ -87,8 +89,11 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
             },
         },
         "static_resources": {
-            "listeners": [listener(what) for what in all_listeners()],
-            "clusters": [_ads_cluster(paths)],
+            "listeners": [
+                *(listener(what) for what in all_listeners()),
+                *wake.listeners(ADS_CLUSTER),
+            ],
+            "clusters": [_ads_cluster(paths), *wake.clusters()],
         },
         "stats_config": {
             "stats_matcher": {
@@ -117,6 +122,7 @@ def _ads_cluster(paths: Paths) -> Json:
         "name": ADS_CLUSTER,
         "type": "STATIC",
         "connect_timeout": "1s",
+        "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000}]},
         "load_assignment": {
             "cluster_name": ADS_CLUSTER,
             "endpoints": [{"lb_endpoints": [endpoint]}],

@@ -11,7 +11,9 @@ On standard input it gets lines of JSON, ``{"put": [[type, name, body as JSON], 
 "remove": [[type, name], …]}``, and listens from ``{"ready": true}`` on: before that it
 does not know what there is, and would tell Envoy to forget the rest. On standard
 output it says what has become of it, ``Report`` as JSON, whenever that has changed,
-and ``{"loads": …}``, what ``flyebpf.proxy.loads.Loads.take`` wants.
+``{"loads": …}``, what ``flyebpf.proxy.loads.Loads.take`` wants, and ``{"wake":
+cluster}``: somebody waits for a machine of it. The answer to that is a line of input,
+``{"woken": [cluster, headers]}`` (``flyebpf.proxy.wake``).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from flyebpf.proxy.load_reports import LoadReports
 from flyebpf.proxy.loads import Tracker
 from flyebpf.proxy.resources import Json, Type
 from flyebpf.proxy.spill import Spill
+from flyebpf.proxy.waking import Waking
 from flyebpf.unixpeer import listener
 
 log = logging.getLogger("flyebpf.proxy.process")
@@ -108,6 +111,7 @@ class Server:
         self._tracker = Tracker()
         self._loads = LoadReports(self._tracker, self._clusters, self._reported)
         self._spill = Spill()
+        self._waking = Waking(lambda cluster: self._output.say({"wake": cluster}))
         self._said = Report()
         self._wrong = ""
         self._push: asyncio.TimerHandle | None = None
@@ -126,6 +130,8 @@ class Server:
                 self._unwatch(name)
             else:
                 self._snapshot.remove(Type(kind), name)
+        if woken := line.get("woken"):
+            self._waking.woken(*woken)
         if line.get("ready") and self._server is None:
             await self._listen()
         self._push_soon()
@@ -186,6 +192,7 @@ class Server:
             (
                 grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),
                 self._loads.handlers(),
+                self._waking.handlers(),
             )
         )
         aside = f"{self._path}.{os.getpid()}"

@@ -22,7 +22,7 @@ from flyebpf.model.proxyrows import (
     ProxyRow,
     ProxySniRow,
 )
-from flyebpf.proxy import names
+from flyebpf.proxy import names, wake
 from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
@@ -84,6 +84,9 @@ def endpoints(row: ProxyClusterRow, name: str) -> Resource:
     groups: dict[tuple[int, str], list[Json]] = {}
     for endpoint in row.endpoints:
         groups.setdefault((endpoint.priority, endpoint.region), []).append(_endpoint(endpoint))
+    if row.sleeps:  # the last one: its number may have no gap
+        last = max((priority for priority, _ in groups), default=-1)
+        groups[last + 1, ""] = [wake.endpoint(row.name)]
     body = {
         "cluster_name": name,
         "endpoints": [

@@ -66,8 +66,11 @@ HOMES = {
     "etcd3gw": ["flyebpf.store.etcdmembers"],
     "requests": ["flyebpf.store.etcdmembers"],
     "starlette": ["flyebpf.api.*"],
-    "envoy": ["flyebpf.proxy.ads", "flyebpf.proxy.load_reports", "flyebpf.proxy.process"],
-    "grpc": ["flyebpf.proxy.load_reports", "flyebpf.proxy.process"],
+    "envoy": [
+        *("flyebpf.proxy.ads", "flyebpf.proxy.load_reports", "flyebpf.proxy.process"),
+        "flyebpf.proxy.waking",
+    ],
+    "grpc": ["flyebpf.proxy.load_reports", "flyebpf.proxy.process", "flyebpf.proxy.waking"],
     "google": ["flyebpf.proxy.ads", "flyebpf.proxy.process"],
     "uvicorn": ["flyebpf.api.server"],
     "click": ["flyebpf.cli.*", "flyebpf.lab.*"],

@@ -104,7 +104,7 @@ def test_a_web_app_on_every_kind_of_address() -> None:
             [
                 *binds,
                 *routes,
-                ProxyClusterRow(cluster, "web", (endpoint,), http=True),
+                ProxyClusterRow(cluster, "web", (endpoint,), http=True, port=8080, groups=("app",)),
                 ProxyTargetRow(ONE.private_ip, 8080, ONE.id),
             ],
         )

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wakes machines for clients that this host's proxy holds.
+
+For each cluster that somebody waits for, one thread: it finds a machine that runs, or
+has one started, on whatever host it is, by an order in the store. When its service
+takes connections, the clients are let through to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flyebpf.config import DaemonConfig
+from flyebpf.daemon.engine import Engine
+from flyebpf.errors import FlyebpfError
+from flyebpf.model.proxyrows import ProxyClusterRow
+from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.state import State, Update
+from flyebpf.ops import autostart
+from flyebpf.plan.autostart import Choice
+from flyebpf.plan.proxy import proxy_row
+from flyebpf.proxy import wake
+from flyebpf.proxy.names import at
+from flyebpf.store.base import Store
+
+log = logging.getLogger(__name__)
+LOOK = 1.0  # seconds between looks, if nothing has changed
+RETRY = 0.2  # seconds until the store is asked again
+TRIES = (0.1, 0.2, 0.4, 1.0)  # seconds for a connection to be answered, each time
+PAUSE = 0.005  # seconds after one that was refused
+COMING = (MachineState.STARTING, MachineState.STARTED)
+FAILED = 10.0  # seconds for which a machine that could not be started is left alone
+
+
+class RefusedError(Exception):
+    """Why a client is not served: a key of ``wake.REFUSALS``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A cluster that is waited for, and what there was for it at ``revision`` of the
+    store. ``coming``: the app's machines that run or are being started, whether they are
+    of use or not."""
+
+    revision: int
+    row: ProxyClusterRow
+    choice: Choice
+    coming: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A machine, and a revision of the store at which it was ordered to start."""
+
+    machine: str
+    revision: int
+
+
+class Waker:
+    """``look``: a cluster and its machines as they are now; None where it is gone. It
+    waits for the main thread. ``answer``: tells the proxy where its clients are to go."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        store: Store,
+        *,
+        look: Callable[[str], Wanted | None],
+        answer: Callable[[str, dict[str, str]], object],
+    ) -> None:
+        self._hold = float(config.machines.hold)
+        self._source = proxy_row(config).source
+        self._store = store
+        self._look = look
+        self._answer = answer
+        self._news = threading.Condition()
+        self._version = 0
+        self._ended = False
+        self._failed: dict[str, float] = {}  # until when
+
+    # As a follower of the state.
+
+    def loaded(self, state: State) -> None:
+        self._tell()
+
+    def changed(self, state: State, updates: Sequence[Update]) -> None:
+        if any(update.kind == Machine.kind for update in updates):
+            self._tell()
+
+    def stop(self) -> None:
+        self._ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._news:
+            self._version += 1
+            self._news.notify_all()
+
+    # What the proxy asks.
+
+    def wanted(self, cluster: str) -> None:
+        """Somebody waits for it; from any thread."""
+        name = f"wake-{cluster}"
+        threading.Thread(target=self._work, args=(cluster,), name=name, daemon=True).start()
+
+    def _work(self, cluster: str) -> None:
+        begun = time.monotonic()
+        refused = ""
+        try:
+            machine, address = self._find(cluster, begun + self._hold)
+        except RefusedError as error:
+            refused = str(error)
+            log.warning("%s: its clients are refused: %s", cluster, wake.REFUSALS[refused])
+        except Exception:
+            refused = "failed"
+            log.exception("a fault of flyebpf itself: %s is not woken", cluster)
+        if refused:
+            reason = refused if is_http(cluster) else wake.CLOSED
+            self._answer(cluster, {wake.REFUSED_HEADER: reason})
+            return
+        took = time.monotonic() - begun
+        log.info("%s: clients go to machine %s after %.3f s", cluster, machine, took)
+        self._answer(cluster, {wake.MACHINE_HEADER: address})
+
+    def _find(self, cluster: str, deadline: float) -> tuple[str, str]:
+        """A machine whose service takes connections, and its address and port. Raises
+        RefusedError."""
+        ordered: Ordered | None = None
+        while time.monotonic() < deadline and not self._ended:
+            version = self._version
+            found = self._ask(cluster)
+            if found is None:
+                continue
+            if running := [m for m in found.choice.running if m.id not in self._failed]:
+                machine = self._listening(running, found.row.port, version, deadline)
+                if machine is not None:
+                    return machine.id, at(machine.private_ip, found.row.port)
+                continue
+            if ordered is not None and self._has_failed(found, ordered):
+                self._failed[ordered.machine] = time.monotonic() + FAILED
+                ordered = None
+            if ordered is None and not found.choice.starting:
+                ordered = self._order(found)
+            self._wait(version, min(deadline, time.monotonic() + LOOK))
+        raise RefusedError("late")
+
+    def _ask(self, cluster: str) -> Wanted | None:
+        """None: not now. Raises RefusedError where nobody serves it any more."""
+        now = time.monotonic()
+        self._failed = {ident: until for ident, until in self._failed.items() if until > now}
+        try:
+            found = self._look(cluster)
+        except TimeoutError:
+            return None
+        if found is None:
+            raise RefusedError("none")
+        return found
+
+    def _has_failed(self, found: Wanted, ordered: Ordered) -> bool:
+        """Whether what was ordered is known and has come to nothing."""
+        return found.revision >= ordered.revision and ordered.machine not in found.coming
+
+    def _order(self, found: Wanted) -> Ordered | None:
+        """Have a machine started. None: ask again. Raises RefusedError where there is
+        none."""
+        row = found.row
+        candidates = found.choice.candidates if row.wakes else ()
+        wanted = [machine.id for machine in candidates if machine.id not in self._failed]
+        if not wanted:
+            raise RefusedError("failed" if candidates else "none")
+        known = found.coming | self._failed.keys()
+        try:
+            machine = autostart.wake(self._store, service_of(row), wanted, known=known)
+            revision = self._store.revision()
+        except FlyebpfError as error:
+            log.warning("%s: %s", row.name, error.message)
+            time.sleep(RETRY)
+            return None
+        if machine is None:  # nothing is as it was: the state will say so
+            return None
+        log.info("%s: machine %s is to be %s", row.name, machine.id, machine.state)
+        return Ordered(machine.id, revision)
+
+    def _wait(self, version: int, deadline: float) -> None:
+        """Until something about machines has changed."""
+        with self._news:
+            left = deadline - time.monotonic()
+            self._news.wait_for(lambda: self._version != version or self._ended, max(left, 0))
+
+    def _listening(
+        self, machines: Sequence[Machine], port: int, version: int, deadline: float
+    ) -> Machine | None:
+        """The first of the machines that takes a connection; None when something has
+        changed before. Packets to one that is just being set up are lost, so it is asked
+        again soon."""
+        patience = itertools.chain(TRIES, itertools.repeat(TRIES[-1]))
+        while time.monotonic() < deadline and self._version == version:
+            wait = next(patience)
+            for machine in machines:
+                if self._takes(machine.private_ip, port, wait):
+                    return machine
+            with self._news:
+                self._news.wait_for(lambda: self._version != version, PAUSE)
+        return None
+
+    def _takes(self, address: str, port: int, patience: float) -> bool:
+        try:
+            with socket.create_connection((address, port), patience, (self._source, 0)):
+                return True
+        except OSError:
+            return False
+
+
+def view(engine: Engine, row: ProxyClusterRow) -> Wanted:
+    """What there is for a cluster; in the main thread."""
+    state = engine.state
+    return Wanted(
+        state.revision,
+        row,
+        engine.planner.choice(state, row.app, row.groups),
+        frozenset(m.id for m in state.machines_of(row.app) if m.state in COMING),
+    )
+
+
+def is_http(cluster: str) -> bool:
+    """Whether the clients of a cluster speak HTTP."""
+    _, _, rest = cluster.partition(":")
+    return "tcp" not in rest.split("+")
+
+
+def service_of(row: ProxyClusterRow) -> str:
+    return f"{row.app}/{','.join(row.groups)}"
