@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 AT_ONCE = 32  # commands that run at the same time
 RETRY = 1.0  # seconds until the store is asked again
 LOOK = 0.05  # seconds between looks at a machine that drains
+NOTICE = 0.6
+"""Seconds before a machine that has nothing to do is stopped: until then all proxies
+know, and what they gave it before is in their reports."""
 SHOWN = 100
 
 
@@ -183,8 +186,10 @@ class MachineAgent:
         """Wait until nothing needs the machine any more, or it has had its time. False:
         the order was taken back."""
         machine = find(self._store, Machine, ident)
-        deadline = time.monotonic() + self._config.drain
-        while time.monotonic() < deadline and self.busy(machine):
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < NOTICE or (
+            waited < self._config.drain and self.busy(machine)
+        ):
             if self._ended.wait(LOOK):
                 return False
             with self._lock:

@@ -92,10 +92,9 @@ def states(rig: Rig, app: App) -> list[str]:
 
 
 def sleep_all(rig: Rig, app: App, verb: str = "stop") -> None:
-    """Stop or suspend every machine; nobody is served without being held from then on."""
+    """Stop or suspend every machine."""
     for machine in machines(rig, app):
         rig.api().post(path("machines", machine["id"], verb))
-    rig.settle()
 
 
 def test_one_machine_for_many_requests(rig: Rig, web: App, tmp_path: Path) -> None:
@@ -163,17 +162,17 @@ def test_nothing_to_start(rig: Rig, web: App) -> None:
     for machine in machines(rig, web):
         rig.api().post(path("machines", machine["id"], "cordon"))
     rig.settle()
-    answer = fetch(rig, web)
-    assert answer == (503, "no machine of this app runs, and none can be started\n")
+    refused = (503, "no machine of this app runs, and none can be started\n")
+    rig.until(lambda: fetch(rig, web) == refused, "its clients are refused", 20)
     assert rig.run("client1", "curl", "-sS", "-m", "60", f"http://{web.vip}:9001/",
                    check=False).returncode == 56  # fmt: skip
     for machine in machines(rig, web):
         rig.api().post(path("machines", machine["id"], "uncordon"))
     rig.deploy(web, WEB.replace("internal_port", MANUAL))
-    assert fetch(rig, web)[0] == 503
+    rig.until(lambda: fetch(rig, web) == (503, "no healthy upstream"), "nobody is held", 20)
     assert states(rig, web) == ["stopped", "stopped"]
     rig.deploy(web, WEB)
-    assert fetch(rig, web)[0] == 200
+    rig.until(lambda: fetch(rig, web)[0] == 200, "a machine is started", 20)
 
 
 def test_a_machine_that_cannot_be_started(rig: Rig, web: App) -> None:

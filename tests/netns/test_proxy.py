@@ -415,6 +415,8 @@ def test_the_daemon_is_killed_under_load(rig: Rig, web: App) -> None:
 
 
 def test_no_machine(rig: Rig, web: App) -> None:
+    """One that is cordoned is not started for a client either."""
+    rig.machine("cordon", "web1")
     rig.machine("stop", "web1")
 
     def code() -> str:
@@ -425,4 +427,5 @@ def test_no_machine(rig: Rig, web: App) -> None:
 
     rig.until(lambda: code() == "503", "it is said that nobody serves", 10)
     rig.machine("start", "web1")
+    rig.machine("uncordon", "web1")
     rig.until(lambda: fetch(rig, web, "http").get("name") == "web1", "it is served again")
