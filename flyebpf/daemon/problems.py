@@ -15,6 +15,7 @@ from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
 from flyebpf.model.certificates import Certificate
 from flyebpf.model.proxyrows import (
+    ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
     ProxyClusterRow,
@@ -72,6 +73,7 @@ NAMES: dict[type[Row], str] = {
     ProxyTargetRow: "the proxy's way to",
     ProxyCertificateRow: "certificate",
     ProxyClusterRow: "service",
+    ProxyAppRow: "replays of app",
     ProxySniRow: "server name at port",
     ProxyRouteRow: "route",
     ProxyBindRow: "proxied port",

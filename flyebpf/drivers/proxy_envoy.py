@@ -118,6 +118,8 @@ class Envoy:
             return {}
         wanted = {}
         for status in statuses.get("listener_statuses", ()):
+            if "additional_local_addresses" not in status:
+                continue  # internal: nobody connects to it
             first = status["local_address"]
             if "socket_address" not in first:
                 continue  # inside Envoy

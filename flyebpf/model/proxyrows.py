@@ -15,6 +15,7 @@ others, and each row becomes resources of its own.
     shared address: Host ─▶ ProxyRouteRow.hosts (ports 80 and 443)
                     SNI  ─▶ ProxySniRow (other ports)
     SNI ─▶ ProxyCertificateRow
+    a replay's target ─▶ ProxyAppRow ─▶ ProxyClusterRow
 
 Rows name each other by ``name``: what they name may come later or be missing;
 then clients get what an app without machines gives. Addresses are in canonical
@@ -176,6 +177,23 @@ class ProxyClusterRow(Row):
     def sleeps(self) -> bool:
         """Whether a client has to wait until a machine has been started."""
         return self.wakes and all(endpoint.draining for endpoint in self.endpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAppRow(Row):
+    """An app with services for HTTP, as the target of replays and as their source.
+
+    ``network``: its name in the organization. ``cross``: the organization lets apps of
+    any of its networks replay to it. ``sources``: other organizations whose apps may.
+    ``ports``: of its services for HTTP, and the cluster of each, by port.
+    """
+
+    name: str
+    org: str
+    network: str
+    cross: bool = False
+    sources: tuple[str, ...] = ()
+    ports: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

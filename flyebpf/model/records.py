@@ -47,10 +47,14 @@ class AddressKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Organization:
-    """A tenant."""
+    """A tenant. ``cross_network_replays``: its apps may replay requests to each other
+    whatever their networks. ``replay_sources``: other organizations whose apps may
+    replay to its apps, sorted."""
 
     kind: ClassVar[str] = "org"
     name: str
+    cross_network_replays: bool = False
+    replay_sources: tuple[str, ...] = ()
 
     @property
     def ident(self) -> str:

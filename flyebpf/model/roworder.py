@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from flyebpf.model.proxyrows import (
+    ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
     ProxyClusterRow,
@@ -49,6 +50,7 @@ ROW_ORDER: tuple[type[Row], ...] = (
     ProxyTargetRow,
     ProxyCertificateRow,
     ProxyClusterRow,
+    ProxyAppRow,
     ProxySniRow,
     ProxyRouteRow,
     ProxyBindRow,

@@ -17,11 +17,13 @@ from flyebpf.plan.site import Site
 class Front:
     """``own``: the app's public addresses, of which the proxy serves ports with
     handlers; ``flycast``: of which it serves all; ``shared``: the app is behind the
-    shared addresses."""
+    shared addresses; ``replays``: other apps may replay requests to its services for
+    HTTP, whatever addresses it has."""
 
     own: tuple[str, ...] = ()
     flycast: tuple[str, ...] = ()
     shared: bool = False
+    replays: bool = False
 
 
 NOWHERE = Front()
@@ -44,7 +46,7 @@ def find_front(
                 flycast.append(address.address)
             else:
                 problems.append(problem)
-    return Front(tuple(vips), tuple(flycast), shared)
+    return Front(tuple(vips), tuple(flycast), shared, replays=True)
 
 
 def _is_shared(site: Site, address: Address, problems: list[str]) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from flyebpf.config import DaemonConfig
@@ -14,13 +14,14 @@ from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
     TLS_CHAINS,
     Chain,
+    ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
     ProxyRouteRow,
     ProxyRow,
     ProxySniRow,
 )
-from flyebpf.model.records import HttpOptions, TlsOptions
+from flyebpf.model.records import HttpOptions, Organization, TlsOptions
 from flyebpf.model.rows import Row
 from flyebpf.model.shared import is_web, misfit
 from flyebpf.model.state import State
@@ -66,6 +67,8 @@ def plan_proxy(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
             continue
         plan.rows += ways.rows(exposure, chain)
         secure |= chain in TLS_CHAINS
+    if ways.web:
+        plan.rows.append(_replays(state, found.app, ways.web))
     plan.rows += clusters.rows.values()
     plan.rows += clusters.targets()
     if secure:
@@ -80,21 +83,25 @@ class _Ways:
     found: Routes
     clusters: Clusters
     names: tuple[str, ...]
+    web: list[tuple[int, str]] = field(default_factory=list)  # HTTP: port and cluster
 
     def rows(self, exposure: Exposure, chain: Chain) -> Iterator[Row]:
         port, front = exposure.port, self.found.front
         cluster = target = self.clusters.name(exposure, chain)
         shared = front.shared and misfit(exposure.service, port) is None
         web = shared and is_web(exposure.service, port)
+        addresses = (*(front.own if exposure.proxy else ()), *front.flycast)
         if chain in HTTP_CHAINS:
+            self.web.append((port.start, cluster))
             target = f"{self.found.app}/{exposure.ports}"
+        if chain in HTTP_CHAINS and (shared or addresses):
             yield self._route(exposure, target, cluster, self.names if web else ())
         if shared and not web:
             route = target if chain in HTTP_CHAINS else ""
             for name in self.names:
                 yield ProxySniRow(port.start, name, "" if route else cluster, route)
         tls = (port.tls_options or TlsOptions()) if chain in TLS_CHAINS else None
-        for address in (*(front.own if exposure.proxy else ()), *front.flycast):
+        for address in addresses:
             yield ProxyBindRow(address, port.start, port.end, chain, target, self.found.app, tls)
 
     def _route(
@@ -110,6 +117,19 @@ class _Ways:
             port.force_https,
             port.http_options or HttpOptions(),
         )
+
+
+def _replays(state: State, name: str, ports: list[tuple[int, str]]) -> ProxyAppRow:
+    app = state.apps[name]
+    org = state.orgs.get(app.org) or Organization(app.org)
+    return ProxyAppRow(
+        name,
+        app.org,
+        app.network,
+        org.cross_network_replays,
+        org.replay_sources,
+        tuple(sorted(ports)),
+    )
 
 
 def _hostnames(plan: Plan, site: Site, state: State, app: str) -> tuple[str, ...]:

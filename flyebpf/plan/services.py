@@ -162,6 +162,8 @@ class Routes:
             return False
         if front.flycast or (front.own and exposure.proxy):
             return True
+        if front.replays and "http" in exposure.port.handlers:
+            return True
         return front.shared and misfit(exposure.service, exposure.port) is None
 
     def needs_reverse(self, exposure: Exposure) -> bool:

@@ -23,6 +23,7 @@ from flyebpf.model.records import (
     Latency,
     Machine,
     Network,
+    Organization,
     Presence,
     WireguardPeer,
 )
@@ -101,6 +102,8 @@ class Touched:
                 owners = self._apps((record.name,)) | self._names_of(record)
             case Address(app=app) | Deployment(app=app):
                 owners = self._apps((app,)) | {("names", app)}
+            case Organization():
+                owners = self._org(record)
             case KeyPair():
                 owners = self._certificate(record.app)
             case SelfSigned():
@@ -118,6 +121,12 @@ class Touched:
         if not self._site.proxied:
             return set()
         return {("proxy", name) for name in ((app,) if app else self._state.app_names())}
+
+    def _org(self, org: Organization) -> set[Owner]:
+        """Who may replay to its apps."""
+        if not self._site.proxied:
+            return set()
+        return {("proxy", app.name) for app in self._state.apps.values() if app.org == org.name}
 
     def _machines(self, machines: Iterable[Machine]) -> list[Owner]:
         """Those that may have rows here: with a mesh, also those of others."""

@@ -18,6 +18,9 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2  # noqa: F401
+from envoy.extensions.internal_redirect.allow_listed_routes.v3 import (  # noqa: F401
+    allow_listed_routes_config_pb2,
+)
 from envoy.extensions.load_balancing_policies.least_request.v3 import (  # noqa: F401
     least_request_pb2,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flyebpf.model.proxyrows import ProxyRow
-from flyebpf.proxy import wake
+from flyebpf.proxy import replay, wake
 from flyebpf.proxy.chains import all_listeners
 from flyebpf.proxy.listeners import Json, listener
 
@@ -47,6 +47,11 @@ class Paths:
     @property
     def sockets(self) -> Path:
         return self.folder / "sockets"
+
+    @property
+    def apps(self) -> Path:
+        """A file of each app, for Lua."""
+        return self.sockets / "apps"
 
     @property
     def ads(self) -> Path:
@@ -91,9 +96,10 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
         "static_resources": {
             "listeners": [
                 *(listener(what) for what in all_listeners()),
+                replay.listener(paths.apps),
                 *wake.listeners(ADS_CLUSTER),
             ],
-            "clusters": [_ads_cluster(paths), *wake.clusters()],
+            "clusters": [_ads_cluster(paths), replay.cluster(), *wake.clusters()],
         },
         "stats_config": {
             "stats_matcher": {

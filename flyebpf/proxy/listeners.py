@@ -12,7 +12,7 @@ from typing import Any
 
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
-from flyebpf.proxy import names
+from flyebpf.proxy import names, replay
 from flyebpf.proxy.chains import Listener, Signed
 
 Json = dict[str, Any]
@@ -24,7 +24,7 @@ REQUEST_HEADERS = "60s"
 DRAIN_STREAMS = 100
 STRIPPED = (
     *("fly-client-ip", "fly-forwarded-port", "fly-region", "fly-request-id"),
-    *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed"),
+    *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed", "fly-replay"),
     *("fly-replay-cache-status", "via"),
     *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-ssl"),
     *("x-forwarded-host", "x-forwarded-client-cert", "x-request-id"),
@@ -179,7 +179,7 @@ def _http(what: Listener) -> Json:
         "codec_type": "AUTO",
         "rds": {"route_config_name": names.routes_of(what), "config_source": ADS},
         "early_header_mutation_extensions": [_strip(what)],
-        "http_filters": _http_filters(),
+        "http_filters": _http_filters(what),
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": []},
         "generate_request_id": True,
@@ -209,6 +209,7 @@ def _strip(what: Listener) -> Json:
     """Before anything looks at a request: what only the proxy may say goes. On an
     app's own address the name of its routes takes the place of the host's."""
     mutations: list[Json] = [{"remove_on_match": {"key_matcher": _reserved()}}]
+    mutations.append(replay.asking())
     if not what.shared:
         header = {"key": names.VHOST_HEADER, "value": names.vhost_format(what)}
         mutations.append(
@@ -226,11 +227,11 @@ def _strip(what: Listener) -> Json:
 def _reserved() -> Json:
     """Those names and the likes of ``Fly_Client_IP``: what is written with underscores
     is the same header for an app behind CGI or WSGI."""
-    own = (name.replace("-", "[-_]") for name in (*STRIPPED, names.VHOST_HEADER))
-    return {"safe_regex": {"regex": "|".join((*own, "x[-_]envoy[-_].*"))}}
+    own = (name.replace("-", "[-_]") for name in STRIPPED)
+    return {"safe_regex": {"regex": "|".join((*own, "x[-_](envoy|flyebpf)[-_].*"))}}
 
 
-def _http_filters() -> list[Json]:
+def _http_filters(what: Listener) -> list[Json]:
     compressor = {
         "@type": f"{TYPE}.filters.http.compressor.v3.Compressor",
         "compressor_library": {
@@ -238,8 +239,13 @@ def _http_filters() -> list[Json]:
             "typed_config": {"@type": f"{TYPE}.compression.gzip.compressor.v3.Gzip"},
         },
     }
-    router = {"@type": f"{TYPE}.filters.http.router.v3.Router", "suppress_envoy_headers": True}
+    router = {
+        "@type": f"{TYPE}.filters.http.router.v3.Router",
+        "suppress_envoy_headers": True,
+        "upstream_http_filters": replay.upstream_filters(what),
+    }
     return [
+        *replay.filters(),
         {"name": names.COMPRESSOR, "disabled": True, "typed_config": compressor},
         {"name": "envoy.filters.http.router", "typed_config": router},
     ]

@@ -28,6 +28,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -38,6 +39,7 @@ from flyebpf import logs, rights
 from flyebpf.config import LogConfig
 from flyebpf.errors import FlyebpfError
 from flyebpf.proxy.ads import EDS, Snapshot, Stream
+from flyebpf.proxy.appfiles import AppFiles
 from flyebpf.proxy.load_reports import LoadReports
 from flyebpf.proxy.loads import Tracker
 from flyebpf.proxy.resources import Json, Type
@@ -106,6 +108,7 @@ class Server:
         self._path = path
         self._output = output
         self._snapshot = Snapshot()
+        self._apps = AppFiles(Path(path).with_name("apps"))
         self._sessions: dict[Session, None] = {}
         self._server: grpc.aio.Server | None = None
         self._tracker = Tracker()
@@ -122,17 +125,20 @@ class Server:
         for kind, name, body in line.get("put", ()):
             try:
                 self._put(Type(kind), name, json.loads(body))
-            except (ParseError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ParseError, ValueError, KeyError, TypeError) as error:
                 self._wrong = f"{kind} {name}: {error}"
                 log.error("not sent to Envoy: %s", self._wrong)
         for kind, name in line.get("remove", ()):
             if kind == Type.LOADS:
                 self._unwatch(name)
+            elif kind == Type.APP:
+                self._apps.remove(name)
             else:
                 self._snapshot.remove(Type(kind), name)
         if woken := line.get("woken"):
             self._waking.woken(*woken)
         if line.get("ready") and self._server is None:
+            self._apps.complete()
             await self._listen()
         self._push_soon()
 
@@ -143,6 +149,9 @@ class Server:
     def _put(self, kind: Type, name: str, body: Json) -> None:
         if kind is Type.LOADS:
             self._watch(name, body)
+            return
+        if kind is Type.APP:
+            self._apps.put(name, body)
             return
         if kind is Type.ENDPOINTS:
             self._spill.plain(name)

@@ -22,7 +22,7 @@ from flyebpf.model.proxyrows import (
     ProxyRow,
     ProxySniRow,
 )
-from flyebpf.proxy import names, wake
+from flyebpf.proxy import names, replay, wake
 from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
@@ -67,6 +67,7 @@ class Type(StrEnum):
     VHOST = "vhost"  # name: <route configuration>|<route>
     ROUTES = "routes"  # what virtual hosts of one name are joined to
     CERTIFICATE = "certificate"
+    APP = "app"  # not Envoy's: a file that Lua reads
     LOADS = "loads"  # a cluster that Envoy is to report of
 
 
@@ -250,7 +251,11 @@ def _domains(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) ->
 
 
 def _vhost(row: ProxyRouteRow, domains: list[str]) -> Json:
-    body: Json = {"name": row.name, "domains": domains, "routes": [_route(row)]}
+    routed = [_route(row)]
+    if "route" in routed[0]:
+        routed.insert(0, replay.route(row, _idle(row)))
+    body: Json = {"name": row.name, "domains": domains, "routes": routed}
+    body["request_body_buffer_limit"] = replay.LARGEST
     add, remove = _response(row)
     if add:
         body["response_headers_to_add"] = add
@@ -283,9 +288,17 @@ def _route(row: ProxyRouteRow) -> Json:
         return {"match": match, "redirect": _to_https(row)}
     if not row.cluster:
         return {"match": match, "direct_response": {"status": 503}}
-    idle = row.options.idle_timeout or IDLE
-    action = {"cluster": row.cluster, "timeout": "0s", "idle_timeout": f"{idle}s"}
+    action = {
+        "cluster": row.cluster,
+        "timeout": "0s",
+        "idle_timeout": _idle(row),
+        "internal_redirect_policy": replay.policy(),
+    }
     return {"match": match, "route": action}
+
+
+def _idle(row: ProxyRouteRow) -> str:
+    return f"{row.options.idle_timeout or IDLE}s"
 
 
 def _to_https(row: ProxyRouteRow) -> Json:

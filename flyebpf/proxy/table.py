@@ -15,6 +15,7 @@ from hashlib import blake2b
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
     Chain,
+    ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
     ProxyClusterRow,
@@ -23,7 +24,7 @@ from flyebpf.model.proxyrows import (
     ProxySniRow,
 )
 from flyebpf.model.rows import Row
-from flyebpf.proxy import names, resources
+from flyebpf.proxy import names, replay, resources
 from flyebpf.proxy.chains import RANGES, Signed
 from flyebpf.proxy.gates import Gate
 from flyebpf.proxy.resources import Resource, Type
@@ -32,6 +33,7 @@ KINDS: tuple[type[Row], ...] = (
     ProxyRow,
     ProxyCertificateRow,
     ProxyClusterRow,
+    ProxyAppRow,
     ProxySniRow,
     ProxyRouteRow,
     ProxyBindRow,
@@ -74,6 +76,7 @@ class Table:
         self._app_routes = Index()
         self._app_certificates = Index()
         self._snis = Index()  # by cluster
+        self._app_clusters = Index()
         self.stale_binds: dict[Hashable, None] = {}
         """Binds whose listener may be another one now; whoever looks takes them out."""
         self._dirty: dict[Unit, None] = {}
@@ -133,6 +136,8 @@ class Table:
                 self._app_certificates.add(row.app, row.key)
             case ProxySniRow():
                 self._snis.add(row.cluster, row.key)
+            case ProxyClusterRow():
+                self._app_clusters.add(row.app, row.key)
 
     def _unlink(self, row: Row) -> None:
         self._touch(row)
@@ -146,6 +151,8 @@ class Table:
                 self._app_certificates.drop(row.app, row.key)
             case ProxySniRow():
                 self._snis.drop(row.cluster, row.key)
+            case ProxyClusterRow():
+                self._app_clusters.drop(row.app, row.key)
 
     def _place(self, row: ProxyBindRow) -> None:
         """The first place that no other range of the address has. Beyond the last
@@ -172,6 +179,7 @@ class Table:
             case ProxyClusterRow():
                 units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
                 units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
+                units.append((ProxyAppRow, row.app))
             case ProxyCertificateRow() if not row.fallback:
                 units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
                 for key in self._app_binds.get(row.app):
@@ -193,6 +201,11 @@ class Table:
                     yield resources.endpoints(row, row.name)
                 if row.watched and (found := self._names(row)):
                     yield resources.loads(row, found)
+            case ProxyAppRow() as row:
+                clusters = self.rows[ProxyClusterRow]
+                own = [clusters[key] for key in self._app_clusters.get(row.name)]
+                reached = [cluster for cluster in own if isinstance(cluster, ProxyClusterRow)]
+                yield Resource(Type.APP, row.name, replay.app_file(row, reached))
             case ProxySniRow() as row if not row.route:
                 yield from self._alias(row.cluster, [resources.sni_alias(row)])
             case ProxyRouteRow() as row:

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fly-Replay, and requests for a region or a machine: two regions, two organizations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns.cluster import Cluster
+from tests.netns.rig import TOOLS
+
+pytestmark = pytest.mark.root
+
+SERVICES = """
+[[services]]
+protocol = "tcp"
+internal_port = 8080
+[[services.ports]]
+port = 80
+handlers = ["http"]
+"""
+APPS = {
+    "front": ("acme", "default", {"front1": "host1", "front2": "host3"}),
+    "back": ("acme", "default", {"back1": "host1", "back2": "host3"}),
+    "aside": ("acme", "apart", {"aside1": "host1"}),
+    "strange": ("others", "default", {"strange1": "host1"}),
+}
+"""Organization, network, machines and their hosts: host1 is in ams, host3 in fra. Only the
+first app has an address."""
+
+
+@dataclass
+class World:
+    cluster: Cluster
+    vip: str = ""
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def curl(self, *options: str, path: str = "/") -> subprocess.CompletedProcess[str]:
+        command = ("curl", "-sS", "-m", "10", *options, f"http://{self.vip}{path}")
+        return self.cluster.run("client1", *command, check=False)
+
+    def ask(self, path: str = "/", *options: str, **headers: str) -> dict[str, Any]:
+        """What the machine that has answered saw, or ``code`` and ``text`` of an error.
+        ``_`` in names of headers stands for ``-``."""
+        words = []
+        for name, value in headers.items():
+            words += ["-H", f"{name.replace('_', '-')}: {value}"]
+        done = self.curl(*words, *options, "-w", "\n%{http_code}", path=path)
+        text, _, code = done.stdout.rpartition("\n")
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            return {"code": code, "text": text + done.stderr, "name": ""}
+
+    def replay(self, value: str, path: str = "/", *options: str, **more: str) -> dict[str, Any]:
+        """By front1, which is the nearest to the client."""
+        said = {"x_front1_headers": f"fly-replay: {value}"}
+        return self.ask(path, *options, **said, **more)
+
+
+@pytest.fixture(scope="module")
+def world(cluster: Cluster) -> Iterator[World]:
+    made = World(cluster)
+    with cluster.proxied("host1", "host3"):
+        apps = []
+        for name, (org, network, machines) in APPS.items():
+            app = cluster.create_app(name, org=org, network=network, vip=name == "front")
+            apps.append(app)
+            cluster.deploy(app, SERVICES)
+            for vm, host in machines.items():
+                server = (sys.executable, str(TOOLS / "replayer.py"), "8080", vm)
+                made.ids[vm] = cluster.make_vm(app, vm, *server, host=host).machine
+        made.vip = apps[0].vip
+        cluster.settle()
+        cluster.edge(made.vip, "host1")
+        for vm in made.ids:
+            cluster.until(lambda vm=vm: cluster.listening(vm, "tcp", 8080), f"{vm} listens")  # type: ignore[misc]
+        cluster.until(lambda: made.ask()["name"] == "front1", "it is served", 20)
+        yield made
+        for app in reversed(apps):
+            cluster.destroy_app(app)
+
+
+def src(answer: dict[str, Any]) -> dict[str, str]:
+    """The fields of ``fly-replay-src``."""
+    return dict(part.split("=", 1) for part in answer["headers"]["fly-replay-src"].split(";"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({}, "front1"),
+        ({"fly_prefer_region": "fra"}, "front2"),
+        ({"fly_prefer_region": "lax,fra,ams"}, "front2"),
+        ({"fly_prefer_region": "lax"}, "front1"),
+        ({"fly_prefer_region": ";;;"}, "front1"),
+        ({"fly_force_region": "fra"}, "front2"),
+        ({"fly_force_region": "lax, fra"}, "front2"),
+    ],
+)
+def test_regions(world: World, asked: dict[str, str], name: str) -> None:
+    answer = world.ask("/x?y=%20z", **asked)
+    assert (answer["name"], answer["path"]) == (name, "/x?y=%20z")
+
+
+def test_a_region_without_machines(world: World) -> None:
+    assert world.ask(fly_force_region="lax")["code"] == "503"
+    assert world.ask(fly_force_region="!")["code"] == "400"
+
+
+def test_instances(world: World) -> None:
+    for name in ("front1", "front2"):
+        assert world.ask(fly_force_instance_id=world.ids[name])["name"] == name
+        answer = world.ask(fly_prefer_instance_id=world.ids[name])
+        assert answer["name"] == name
+        assert "fly-preferred-instance-unavailable" not in answer["names"]
+    assert world.ask(fly_force_instance_id=world.ids["back1"])["code"] == "503"
+    answer = world.ask(fly_prefer_instance_id="0123456789abcd")
+    assert answer["name"] == "front1"
+    assert answer["headers"]["fly-preferred-instance-unavailable"] == "0123456789abcd"
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("app=back", {"back1", "back2"}),
+        ("app=back;region=fra", {"back2"}),
+        ('app=back;region="lax,fra"', {"back2"}),
+        ("app=back;region=eu", {"back1", "back2"}),
+        ("app=back; region=any;", {"back1", "back2"}),
+        ("region=fra", {"front2"}),
+        ("elsewhere=true", {"front2"}),
+        ("instance={front2}", {"front2"}),
+        ("app=back;instance={back2}", {"back2"}),
+        ("app=back;prefer_instance={back2}", {"back2"}),
+        ("app=back;prefer_instance=0123456789abcd", {"back1", "back2"}),
+    ],
+)
+def test_targets(world: World, value: str, names: set[str]) -> None:
+    answer = world.replay(value.format(**world.ids), "/a/b?c=%2F")
+    assert answer["name"] in names, answer
+    assert answer["path"] == "/a/b?c=%2F"
+
+
+def test_what_the_target_is_told(world: World) -> None:
+    before = time.time_ns() // 1000
+    lies = {"fly_replay_src": "instance=evil", "fly_replay_failed": "x", "fly_replay": "app=back"}
+    answer = world.replay('app=back;state="a;b=c"', **lies)
+    assert [answer["names"].count(name) for name in ("host", "fly-replay-src")] == [1, 1]
+    told = answer["headers"]["fly-replay-src"]
+    assert told.startswith(f"instance={world.ids['front1']};region=ams;t=")
+    assert told.endswith(";state=a;b=c")
+    assert before <= int(src(answer)["t"]) <= time.time_ns() // 1000
+    assert answer["headers"]["fly-client-ip"] == world.cluster.lab.clients["client1"].address
+    assert answer["headers"]["x-forwarded-for"] == answer["headers"]["fly-client-ip"]
+    assert "fly-replay-failed" not in answer["names"]
+    assert not [name for name in answer["names"] if name.startswith(("x-flyebpf", "x-envoy"))]
+
+
+def test_only_the_last_answer_is_seen(world: World) -> None:
+    done = world.curl("-i", "-H", "x-front1-headers: fly-replay: app=back | x-secret: 1")
+    head = done.stdout.split("\n\n")[0].lower()
+    assert head.startswith("http/1.1 200")
+    for name in ("x-secret", "fly-replay", "location", "x-flyebpf", "x-envoy"):
+        assert name not in head
+    assert "\nserver: flyebpf\n" in head
+
+
+def test_redirects_of_apps_are_their_own(world: World) -> None:
+    """The router follows none, not even one that would have it be taken for ours."""
+    own = {"x_front1_headers": "location: http://x/other", "x_front1_status": "307"}
+    answer = world.ask(**own)
+    assert (answer["name"], answer["path"]) == ("front1", "/")
+    hop = "back,0,strange,strange/8080:app,172.16.0.9:8080,force_self"
+    own["x_front1_headers"] += f" | x-flyebpf-ask: replay | x-flyebpf-hop: {hop}"
+    answer = world.ask(**own)
+    assert answer["code"] == "502"
+    assert "it names no target" in answer["text"]
+    there = world.ask(**own, fly_force_instance_id=world.ids["front2"], x_front2_status="307",
+                      x_front2_headers=own["x_front1_headers"])  # fmt: skip
+    assert there["name"] == "front2"
+
+
+def test_a_replay_by_a_machine_that_was_asked_for(world: World) -> None:
+    answer = world.ask(fly_force_instance_id=world.ids["front2"], fly_force_region="fra",
+                       x_front2_headers="fly-replay: app=back;region=ams")  # fmt: skip
+    assert answer["name"] == "back1"
+    assert src(answer)["instance"] == world.ids["front2"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_537, 1 << 20])
+@pytest.mark.parametrize("how", ["whole", "early"])
+def test_bodies(world: World, tmp_path: Path, size: int, how: str) -> None:
+    sent = tmp_path / "body"
+    sent.write_bytes(os.urandom(size))
+    more = {"x_front1_early": "1"} if how == "early" else {}
+    options = ("--data-binary", f"@{sent}", "-H", "Expect:")
+    answer = world.replay("app=back;region=fra", "/", *options, **more)
+    assert answer.get("body") == [size, hashlib.sha256(sent.read_bytes()).hexdigest()], answer
+    assert (answer["name"], answer["method"]) == ("back2", "POST")
+
+
+def test_a_chunked_body(world: World, tmp_path: Path) -> None:
+    sent = tmp_path / "body"
+    sent.write_bytes(os.urandom(300_000))
+    options = ("-T", str(sent), "-H", "Transfer-Encoding: chunked", "-H", "Expect:")
+    answer = world.replay("app=back", "/up", *options)
+    assert answer.get("body") == [300_000, hashlib.sha256(sent.read_bytes()).hexdigest()], answer
+    assert answer["method"] == "PUT"
+
+
+def test_too_long_a_body(world: World, tmp_path: Path) -> None:
+    sent = tmp_path / "body"
+    sent.write_bytes(bytes((1 << 20) + 1))
+    options = ("--data-binary", f"@{sent}", "-H", "Expect:")
+    refused = world.replay("app=back", "/", *options)
+    assert refused["code"] == "502"
+    assert "longer than 1048576 bytes" in refused["text"]
+    passed = world.ask("/", *options)
+    assert passed["body"][0] == (1 << 20) + 1
+
+
+JSON = "content-type: application/vnd.fly.replay+json"
+
+
+def by_json(world: World, body: object, path: str = "/", **more: str) -> dict[str, Any]:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return world.ask(path, x_front1_headers=JSON, x_front1_body=text, **more)
+
+
+def test_json(world: World) -> None:
+    changes = {
+        "path": "/other?q=1",
+        "delete_headers": ["x-gone"],
+        "set_headers": [{"name": "X-Set", "value": "é"}],
+    }
+    body = {"app": "back", "region": "fra", "state": "s", "transform": changes}
+    answer = by_json(world, body, "/first", x_gone="1", x_kept="2")
+    assert (answer["name"], answer["path"]) == ("back2", "/other?q=1")
+    assert "x-gone" not in answer["names"]
+    assert answer["headers"]["x-kept"] == "2"
+    assert "x-set" in answer["names"]
+    assert src(answer)["state"] == "s"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"app":"back"',
+        "[]",
+        '{"app":"back","app":"front"}',
+        '{"app":"back","transform":{"set_headers":[{"name":"fly-client-ip","value":"6"}]}}',
+        '{"app":"back","state":"a\\r\\nx-evil: 1"}',
+    ],
+)
+def test_bad_json(world: World, body: str) -> None:
+    answer = by_json(world, body)
+    assert answer["code"] == "502"
+    assert "fly-replay of front" in answer["text"]
+
+
+@pytest.mark.parametrize(
+    "value", ["", "app", "app=back;app=front", "nothing=1", 'app="back', "x" * 9000]
+)
+def test_bad_headers(world: World, value: str) -> None:
+    answer = world.replay(value)
+    assert answer["code"] == "502", answer
+
+
+def test_loops_end(world: World) -> None:
+    answer = world.replay("app=back", x_back1_headers="fly-replay: app=front",
+                          x_back2_headers="fly-replay: app=front",
+                          x_front2_headers="fly-replay: app=back")  # fmt: skip
+    assert answer["code"] == "508"
+    assert "more than 5 times" in answer["text"]
+
+
+def test_a_replay_of_a_replay(world: World) -> None:
+    answer = world.replay("app=back;region=fra", x_back2_headers="fly-replay: app=front;region=fra")
+    assert answer["name"] == "front2"
+    assert src(answer)["instance"] == world.ids["back2"]
+    assert src(answer)["region"] == "fra"
