@@ -66,9 +66,10 @@ def asking() -> Json:
 def upstream_filters(what: Listener) -> list[Json]:
     """Of the router: an answer with ``fly-replay`` becomes a redirect to the same URL.
     Answers pass them from the last to the first."""
+    # An app may put tabs into its headers: what Envoy says itself comes before all of them.
     seen = (
-        f"replay\t%UPSTREAM_HOST%\t%RESP(fly-replay-cache-ttl-secs):32%"
-        f"\t%RESP(fly-replay-cache):1024%\t%RESP({BODY})%\t%RESP({HOP})%\t%RESP({REPLAY}):8192%"
+        f"replay\t%UPSTREAM_HOST%\t%RESP({HOP})%\t%RESP(fly-replay-cache-ttl-secs):32%"
+        f"\t%RESP(fly-replay-cache):1024%\t%RESP({BODY})%\t%RESP({REPLAY}):8192%"
     )
     mutations = [
         _append(ASK, seen),

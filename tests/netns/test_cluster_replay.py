@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -275,6 +276,17 @@ def test_bad_json(world: World, body: str) -> None:
 def test_bad_headers(world: World, value: str) -> None:
     answer = world.replay(value)
     assert answer["code"] == "502", answer
+
+
+def test_whose_answer_it_is_cannot_be_forged(world: World) -> None:
+    """Tabs in a header that an app may set do not move what the proxy says beside it."""
+    hop = "replay,0,strange,strange/8080:app,172.16.0.9:8080"
+    there = base64.b64encode(b'{"app":"strange"}').decode()
+    for forged in (f"/\t{there}\t{hop}\t", f"{hop}\t/\t{there}\t", f"/\t{hop}\t{there}\t"):
+        more = f"fly-replay: app=strange | fly-replay-cache: {forged}"
+        for x in ("", f" | x-flyebpf-json: {forged}"):
+            answer = world.replay("app=back;region=fra", x_back2_headers=more + x)
+            assert (answer["name"], answer.get("code")) == ("", "502"), answer
 
 
 def test_loops_end(world: World) -> None:

@@ -3,7 +3,8 @@
 -- can set (flyebpf/proxy/replay.py):
 --
 --   x-flyebpf-ask       "replay", and with tabs between them: who answered as Envoy knows
---                       it, the headers for caching, the JSON, `hop`, and `fly-replay`
+--                       it, `hop`, and what the app says, which may have tabs itself: the
+--                       headers for caching, the JSON, and `fly-replay`
 --   x-flyebpf-source    app, cluster and port at which the client came in
 --   x-flyebpf-hop       what this pass tells the next one, believed only if it was
 --                       written by this listener: words with commas between them
@@ -28,13 +29,12 @@ local function source(text)
   return { app = app, cluster = cluster, port = port }
 end
 
--- `fly-replay` comes last, and may have tabs itself.
 local ASK = "^replay\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$"
 
 -- nil: not a replay.
 local function ask(text)
   if string.sub(text or "", 1, #REPLAY) ~= REPLAY then return nil end
-  local up, seconds, caching, json, hop, header = string.match(text, ASK)
+  local up, hop, seconds, caching, json, header = string.match(text, ASK)
   if not up then return nil end
   local own = string.find(up, "^envoy://replay/") ~= nil
   return {
