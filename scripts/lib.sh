@@ -41,6 +41,8 @@ test_packages=(
     nodejs           # one more resolver
     musl-tools       # and that of musl
     openssl          # certificates for etcd
+    postgresql       # a real server behind pg_tls
+    postgresql-client # psql
     redis-server     # behind the proxy: a protocol that is not HTTP
 )
 
@@ -147,6 +149,7 @@ install_packages() {
     command -v systemctl >/dev/null || return 0
     case " ${missing[*]} " in *" nginx-light "*) disable_service nginx ;; esac
     case " ${missing[*]} " in *" etcd-server "*) disable_service etcd ;; esac
+    case " ${missing[*]} " in *" postgresql "*) disable_service postgresql ;; esac
 }
 
 disable_service() { systemctl disable "$1.service" >/dev/null 2>&1 || true; }

@@ -32,6 +32,7 @@ from flyebpf.daemon.mesh_keys import publish_first
 from flyebpf.daemon.probes import HostProbes
 from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.proxy import ProxyAgent
+from flyebpf.daemon.proxy_relay import RelayAgent
 from flyebpf.daemon.reload import merge
 from flyebpf.daemon.waker import Waker, Wanted
 from flyebpf.drivers.bpf_maps import MapsDriver
@@ -135,6 +136,7 @@ class Daemon:
         self._backend.watch_dns(self._dns)
         self._proxy = ProxyAgent(self._proxy_driver)
         self._backend.watch_proxy(self._proxy)
+        self._relay = RelayAgent(self._proxy_driver)
         self._mesh = MeshAgent(
             config,
             self._store,
@@ -250,6 +252,8 @@ class Daemon:
         self._stack.callback(self._waker.stop)
         self._stack.callback(self._proxy.stop)
         self._proxy.start()
+        self._stack.callback(self._relay.stop)
+        self._relay.start()
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
         self._loop.run(self._step)
@@ -325,6 +329,7 @@ class Daemon:
         config = self._engine.config
         found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
         found += self._proxy.problems()
+        found += self._relay.problems()
         found += self._machines.problems()
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, AWAY))

@@ -20,6 +20,7 @@ from flyebpf.api.backend import Problem, Severity
 from flyebpf.drivers.proxy import ProxyDriver
 from flyebpf.drivers.proxy_envoy import Envoy, ask, end, peer
 from flyebpf.errors import FlyebpfError
+from flyebpf.proxy.chains import all_listeners
 from flyebpf.proxy.loads import Loads
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class ProxyAgent:
         deadline = time.monotonic() + READY
         while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
             found = envoy.listening(peer(envoy.admin) or pid)
-            if found and self._driver.sockets.fill(found):
+            if found and self._driver.sockets.fill("envoy", all_listeners(), found):
                 self.pid, self.serving = peer(envoy.admin) or pid, True
                 self._failed, self._problem = 0, ""
                 log.info("Envoy %d serves", self.pid)

@@ -23,8 +23,9 @@ from flyebpf.drivers.mapio import MapLike, u32
 from flyebpf.drivers.netlink_proxy import ProxyNetlink
 from flyebpf.drivers.proxy_envoy import Envoy, end, peer, prepare, user_entry
 from flyebpf.drivers.proxy_feed import Feed
+from flyebpf.drivers.proxy_relay import SUFFIX, drain
 from flyebpf.errors import FlyebpfError
-from flyebpf.model.proxyrows import ProxyBindRow, ProxyClusterRow, ProxyRow, ProxySniRow
+from flyebpf.model.proxyrows import Chain, ProxyBindRow, ProxyClusterRow, ProxyRow, ProxySniRow
 from flyebpf.model.rows import Row
 from flyebpf.proxy.bootstrap import Paths
 from flyebpf.proxy.loads import Loads
@@ -69,6 +70,9 @@ class ProxyDriver:
         machine of."""
         self.changed = threading.Event()
         """Set when another Envoy is wanted."""
+        self.relay_wanted = threading.Event()
+        """Set once an app has a port with ``pg_tls``."""
+        self.user = config.proxy.user
         self._settled = False
         self._flycast: dict[str, set[Hashable]] = {}  # addresses, and what is bound there
         self._snis: dict[int, int] = {}  # ports of shared addresses: rows that want them
@@ -136,6 +140,8 @@ class ProxyDriver:
         self._table.put(row)
         if isinstance(row, ProxyBindRow):
             self._bind(row)
+            if row.chain is Chain.PG_TLS:
+                self.relay_wanted.set()
         elif isinstance(row, ProxySniRow) and before is None:
             self._want_port(row.port, 1)
 
@@ -254,6 +260,9 @@ class ProxyDriver:
 
     def _end(self) -> None:
         """This host has no proxy any more."""
+        self.relay_wanted.clear()
+        for path in self.paths.sockets.glob(f"*{SUFFIX}"):
+            drain(path)
         if self.feed is not None:
             self.feed.close(end=True)
             self.feed = None

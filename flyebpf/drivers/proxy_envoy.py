@@ -122,7 +122,7 @@ class Envoy:
                 continue  # internal: nobody connects to it
             first = status["local_address"]
             if "socket_address" not in first:
-                continue  # inside Envoy
+                continue  # inside Envoy, or for the relay
             (second,) = status["additional_local_addresses"]
             wanted[status["name"]] = (_pair(first), _pair(second))
         return sockets_of(pid, wanted)

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -24,8 +25,8 @@ from flyebpf.proxy.chains import (
     SHARED_HTTP,
     SHARED_HTTPS,
     SHARED_TLS,
+    Listener,
     Signed,
-    all_listeners,
     raw_range,
     with_tls,
 )
@@ -35,6 +36,8 @@ KEY = struct.Struct("=I16sHH")  # prefixlen, addr, port (network order), pad
 MAPPED = bytes(10) + b"\xff\xff"
 ADDRESS_BITS, PORT_BITS = 128, 16
 PIN = "proxy-sklookup"
+OWNERS = {"envoy", "relay"}
+"""Processes with sockets of their own."""
 Entries = dict[bytes, bytes]
 
 
@@ -68,7 +71,7 @@ def listener_of(row: ProxyBindRow, place: int | None, signed: Signed) -> int:
         return BIND_NOBODY if place is None else raw_range(place).number
     if row.chain is Chain.HTTP:
         return HTTP.number
-    if row.chain in TLS_CHAINS and row.chain is not Chain.PG_TLS:
+    if row.chain in TLS_CHAINS:
         return with_tls(row.chain, row.tls or TlsOptions(), signed).number
     return BIND_NOBODY
 
@@ -156,14 +159,18 @@ class Sockets:
         """``ports``: the map ``proxy_own``, of the sockets' own ports."""
         self._table = table
         self._ports = ports
+        self._hidden: dict[str, set[int]] = {}
+        self._lock = threading.Lock()
 
-    def fill(self, found: Mapping[str, tuple[int, int]]) -> bool:
+    def fill(
+        self, of: str, listeners: Iterable[Listener], found: Mapping[str, tuple[int, int]]
+    ) -> bool:
         """Give each listener its sockets, by descriptors, which are closed. False: one
-        is missing. Raises KernelError."""
+        is missing. ``of``: whose they are. Raises KernelError."""
         complete = True
         try:
-            self._hide({port_of(descriptor) for descriptor in _all(found.values())})
-            for listener in all_listeners():
+            self._hide(of, {port_of(descriptor) for descriptor in _all(found.values())})
+            for listener in listeners:
                 pair = found.get(listener.name)
                 if pair is None:
                     complete = False
@@ -177,19 +184,23 @@ class Sockets:
                 os.close(descriptor)
         return complete
 
-    def _hide(self, ports: set[int]) -> None:
+    def _hide(self, of: str, ports: set[int]) -> None:
         """Let nobody dial the sockets at their own ports."""
-        wanted = {u32(port) for port in ports}
-        for port in wanted:
-            self._ports.update(port, u32(1))
-        for port, _ in list(self._ports.items()):
-            if port not in wanted:
-                self._ports.delete(port)
+        with self._lock:
+            for number in ports:
+                self._ports.update(u32(number), u32(1))
+            self._hidden[of] = ports
+            if self._hidden.keys() < OWNERS:
+                return  # what is there may be of others that an earlier daemon knew
+            wanted = {u32(port) for found in self._hidden.values() for port in found}
+            for port, _ in list(self._ports.items()):
+                if port not in wanted:
+                    self._ports.delete(port)
 
-    def present(self) -> bool:
-        """Whether the map has a socket for the first listener; those of a process that
-        has ended are gone."""
-        return self._table.lookup(u32(2 * RAW.number)) is not None
+    def present(self, listener: Listener = RAW) -> bool:
+        """Whether the map has a socket for the listener; those of a process that has
+        ended are gone."""
+        return self._table.lookup(u32(2 * listener.number)) is not None
 
 
 def port_of(descriptor: int) -> int:

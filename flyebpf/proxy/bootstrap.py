@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flyebpf.model.proxyrows import ProxyRow
 from flyebpf.proxy import replay, wake
-from flyebpf.proxy.chains import all_listeners
-from flyebpf.proxy.listeners import Json, listener
+from flyebpf.proxy.chains import PG_CANCEL, PG_CANCEL_ANY, all_listeners, pg_listeners
+from flyebpf.proxy.listeners import Json, listener, piped
 
 ADS_CLUSTER = "flyebpf"
 GONE = {
@@ -96,6 +96,8 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
         "static_resources": {
             "listeners": [
                 *(listener(what) for what in all_listeners()),
+                *(piped(what, paths.sockets) for what in pg_listeners()),
+                *(piped(what, paths.sockets) for what in (PG_CANCEL, PG_CANCEL_ANY)),
                 replay.listener(paths.apps),
                 *wake.listeners(ADS_CLUSTER),
             ],

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
@@ -74,8 +75,32 @@ def with_tls(chain: Chain, options: TlsOptions, signed: Signed = Signed.NONE) ->
     return Listener(f"{chain}-{place}", FIRST[chain] + place, chain, tls=known, signed=signed)
 
 
+def pg_listeners() -> Iterator[Listener]:
+    """Envoy's part of ``pg_tls``, at pipes: its clients come by ``proxy.relay``, whose
+    sockets have these numbers."""
+    for versions in VERSIONS:
+        for signed in Signed:
+            yield with_tls(Chain.PG_TLS, TlsOptions(versions=versions), signed)
+
+
+PG_CANCEL = Listener("pg_tls-cancel", FIRST_PG, Chain.PG_TLS)
+PG_CANCEL_ANY = Listener("pg_tls-cancel-any", FIRST_PG, Chain.PG_TLS, signed=Signed.ALL)
+"""For CancelRequests, which come without TLS; they have no sockets."""
+
+
+def cancel_listener(of: Listener) -> Listener:
+    """Where a CancelRequest goes that a client of this listener of ``pg_listeners`` has
+    sent."""
+    return PG_CANCEL_ANY if of.signed is Signed.ALL else PG_CANCEL
+
+
+def pipe(folder: Path, listener: Listener) -> Path:
+    """Where one of Envoy's listeners for ``pg_tls`` is found, among its sockets."""
+    return folder / f"{listener.name}.pipe"
+
+
 def all_listeners() -> Iterator[Listener]:
-    """Every one that there is."""
+    """Every one with sockets of Envoy's."""
     yield from (RAW, HTTP, SHARED_HTTP, SHARED_HTTPS, SHARED_TLS)
     yield from map(raw_range, range(RANGES))
     for chain in (Chain.HTTPS, Chain.TLS):

@@ -8,12 +8,13 @@ the address that the client dialled, which is the name of what serves it:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
 from flyebpf.proxy import names, replay
-from flyebpf.proxy.chains import Listener, Signed
+from flyebpf.proxy.chains import Listener, Signed, pipe
 
 Json = dict[str, Any]
 TYPE = "type.googleapis.com/envoy.extensions"
@@ -22,6 +23,7 @@ ANYWHERE = ("0.0.0.0", "::")
 CLIENT_HELLO = "15s"  # how long a client may take for its TLS handshake
 REQUEST_HEADERS = "60s"
 DRAIN_STREAMS = 100
+PIPE_BACKLOG = 4096
 STRIPPED = (
     *("fly-client-ip", "fly-forwarded-port", "fly-region", "fly-request-id"),
     *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed", "fly-replay"),
@@ -72,6 +74,24 @@ def listener(what: Listener) -> Json:
         "per_connection_buffer_limit_bytes": 65536,
         "ignore_global_conn_limit": False,
         "filter_chains": [chain],
+    }
+
+
+def piped(what: Listener, folder: Path) -> Json:
+    """A listener for ``proxy.relay``, which says whose a connection is."""
+    made = listener(what)
+    del made["additional_addresses"]
+    header = {"@type": f"{TYPE}.filters.listener.proxy_protocol.v3.ProxyProtocol"}
+    filters = [
+        {"name": "envoy.filters.listener.proxy_protocol", "typed_config": header},
+        *made.get("listener_filters", ()),
+    ]
+    return {
+        **made,
+        "address": {"pipe": {"path": str(pipe(folder, what)), "mode": 0o600}},
+        "listener_filters": filters,
+        "listener_filters_timeout": CLIENT_HELLO,
+        "tcp_backlog_size": PIPE_BACKLOG,
     }
 
 

@@ -71,7 +71,8 @@ def cluster_format(listener: Listener) -> str:
 
 def asked_format(listener: Listener) -> str:
     """What a connection's cluster is told of its server name."""
-    return SERVER_NAME if cluster_format(listener).startswith("tls/") else ANY
+    gated = listener.tls is not None and cluster_format(listener).startswith("tls/")
+    return SERVER_NAME if gated else ANY
 
 
 def raw_cluster(address: str, port: int) -> str:
