@@ -9,10 +9,10 @@
 
 #include <linux/types.h>
 #include "packet.h"
+#include "flycast.h"
 #include "mesh_packet.h"
 #include "mesh_send.h"
 
-#define FLYCAST_FIELD 1	   /* host field of Flycast addresses */
 #define TCP_AND_IPV6 60	   /* bytes of headers that an MSS leaves out */
 
 /* fdaa:<network>:<this host>:0:a:XX00/120 */
@@ -34,8 +34,8 @@ inline __u32 peer_check(const struct mesh *m, __u32 network, const struct sixpn 
 		return DROP_SIXPN_ADDRESS;
 	if (to->network != network)
 		return DROP_SIXPN_NETWORK;
-	if (to->host == FLYCAST_FIELD)
-		return DROP_NEEDS_PROXY;
+	if (to->host == FLYCAST_HOST)
+		return m->settings->proxy ? DROP_NONE : DROP_NEEDS_PROXY;
 	if (!is_host_number(to->host) || !to->machine)
 		return DROP_SIXPN_ADDRESS;
 	return m->outer.hop_limit <= 1 ? DROP_TTL : DROP_NONE;
@@ -104,21 +104,46 @@ inline int peer_to_peer(struct mesh *m)
 	return bpf_redirect(m->settings->peers, 0);
 }
 
-/* To fdaa:<network>::3, for DNS alone: into the host's stack. */
-inline int peer_to_nameserver(struct mesh *m)
+/* Into the host's stack. */
+inline int peer_to_stack(struct mesh *m, __u32 what)
 {
 	struct settings *s = m->settings;
+
+	if (!s->host_port)
+		return mesh_drop(m, DROP_VM_TO_HOST);
+	if (!mesh_store_eth(m, s->host_mac, s->host_mac, ETH_P_IPV6))
+		return mesh_drop(m, DROP_REWRITE);
+	count(what);
+	return bpf_redirect(s->host_port, BPF_F_INGRESS);
+}
+
+/* To fdaa:<network>::3, for DNS alone. */
+inline int peer_to_nameserver(struct mesh *m)
+{
 	struct ports ports;
 
 	if ((m->outer.next_header != IPPROTO_UDP &&
 	     m->outer.next_header != IPPROTO_TCP) ||
 	    bpf_skb_load_bytes(m->skb, sizeof(m->outer), &ports, sizeof(ports)) ||
-	    ports.dest != bpf_htons(DNS_PORT) || !s->host_port)
+	    ports.dest != bpf_htons(DNS_PORT))
 		return mesh_drop(m, DROP_VM_TO_HOST);
-	if (!mesh_store_eth(m, s->host_mac, s->host_mac, ETH_P_IPV6))
-		return mesh_drop(m, DROP_REWRITE);
-	count(COUNT_DNS_PASSED);
-	return bpf_redirect(s->host_port, BPF_F_INGRESS);
+	return peer_to_stack(m, COUNT_DNS_PASSED);
+}
+
+/* To a Flycast address of the network, by this host's proxy: what machines may send
+ * there (flycast.h, vm6_sixpn.h). */
+inline int peer_to_flycast(struct mesh *m, const struct sixpn *to)
+{
+	__u8 type;
+
+	if (!is_flycast(to, to->network, m->outer.next_header))
+		return mesh_drop(m, DROP_PROTO);
+	if (m->outer.next_header == NEXT_ICMP6 &&
+	    (bpf_skb_load_bytes(m->skb, sizeof(m->outer), &type, sizeof(type)) ||
+	     type > ICMP6_ECHO_REPLY))
+		return mesh_drop(m, DROP_ND_TYPE);
+	m->skb->mark = PROXY_MARK;
+	return peer_to_stack(m, COUNT_PROXY);
 }
 
 int peer_tc(struct __sk_buff *skb)
@@ -147,6 +172,8 @@ int peer_tc(struct __sk_buff *skb)
 	reason = peer_check(&m, from.network, &to);
 	if (reason)
 		return mesh_drop(&m, reason);
+	if (to.host == FLYCAST_HOST)
+		return peer_to_flycast(&m, &to);
 	if (to.host != m.settings->host)
 		return peer_to_host(&m, to.host);
 	return to.machine == PEER_MACHINE ? peer_to_peer(&m) :

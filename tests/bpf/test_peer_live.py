@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -229,3 +230,46 @@ def test_without_a_device_for_peers(gateway: Gateway) -> None:
     gateway.users.arrive(GOOD)
     gateway.wire.nothing_else()
     assert gateway.rig.drops(R.PEER_SOURCE) == 1
+
+
+FLYCAST = [
+    row("a SYN", p6.tcp(1, "S", src=p6.peer(), dst=p6.flycast())),
+    row("a ping", p6.ping(1, src=p6.peer(), dst=p6.flycast())),
+]
+NOT_FLYCAST = [
+    row("another network's", p6.tcp(1, "S", src=p6.peer(), dst=p6.flycast(p6.OTHER_NETWORK)),
+        R.SIXPN_NETWORK),
+    row("another protocol", IPv6(src=p6.peer(), dst=p6.flycast(), nh=132) / bytes(8), R.PROTO),
+    row("a router's message", IPv6(src=p6.peer(), dst=p6.flycast()) / ICMPv6ND_RA(), R.ND_TYPE),
+]  # fmt: skip
+
+
+@pytest.fixture
+def flycast(gateway: Gateway) -> Gateway:
+    """On a host with a proxy."""
+    rig = gateway.rig
+    rig.settings.proxy = 1
+    rig.settings.host_port = rig.ifindex["lan0"]
+    rig.settings.host_mac[:] = mac_bytes(HOST_MAC)
+    rig.write_settings()
+    return gateway
+
+
+@pytest.mark.parametrize("packet", FLYCAST)
+def test_flycast_is_the_proxys(flycast: Gateway, packet: Packet) -> None:
+    """Into the host's stack, by the host port."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD)) as seen:
+        seen.bind(("lan0", 0x86DD))
+        seen.settimeout(5)
+        flycast.users.arrive(l3(packet))
+        assert seen.recv(2048) == mac_bytes(HOST_MAC) * 2 + b"\x86\xdd" + l3(packet)
+    assert flycast.rig.count(Count.PROXY) == 1
+
+
+@pytest.mark.parametrize(("packet", "reason"), NOT_FLYCAST)
+def test_not_to_flycast(flycast: Gateway, packet: Packet, reason: DropReason) -> None:
+    flycast.users.arrive(bytes(packet[IPv6]))
+    flycast.users.nothing()
+    flycast.wire.nothing_else()
+    assert flycast.rig.drops(reason) == 1
+    assert flycast.rig.count(Count.PROXY) == 0

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from flyebpf.api.client import path
 from tests.netns.cluster import Cluster
 from tests.netns.conftest import CreateApp
-from tests.netns.rig import TOOLS, App
+from tests.netns.rig import ORG, TOOLS, App
 
 pytestmark = pytest.mark.root
 
@@ -36,7 +40,55 @@ def peer_at(cluster: Cluster, app: App, edge: str) -> str:
         return done.stdout + done.stderr
 
 
-def test_any_hosts_proxy_reaches_the_machine(cluster: Cluster, cluster_app: CreateApp) -> None:
+def users_computers_call_flycast(cluster: Cluster, app: App, folder: Path) -> None:
+    """By host1's proxy, one of the app's network; one of another network cannot."""
+    own = path("apps", app.name, "addresses")
+    address = cluster.api().post(own, {"type": "private_v6"})["address"]
+    url = f"http://[{address}]/"
+    with computer(cluster, folder, ORG):
+        ask = ("curl", "-sS", "-m", "2", url)
+        cluster.until(lambda: "far1" in cluster.run("client2", *ask, check=False).stdout,
+                      "a user's computer is served", 30)  # fmt: skip
+        said = json.loads(cluster.run("client2", *ask).stdout)
+        assert dict(said["headers"])["fly-client-ip"].startswith("fdaa:")
+        body = cluster.run("client2", *ask, "--data-binary", "x" * 100_000).stdout
+        assert json.loads(body)["body"] == 100_000
+        cluster.run("client2", "ping", "-c", "1", "-W", "2", address)
+        cluster.cannot_curl("client2", f"http://[{address}]:81/")
+    cluster.api().post(path("orgs"), {"name": "n-far"})
+    cluster.api().post(path("apps"), {"name": "n-far", "org": "n-far"})
+    with computer(cluster, folder, "n-far"):
+        before = cluster.drops("host1").get("sixpn_network", 0)
+
+        def is_dropped() -> bool:
+            cluster.cannot_curl("client2", url)
+            return cluster.drops("host1").get("sixpn_network", 0) > before
+
+        cluster.until(is_dropped, "another network's computer is let in, and gets nothing", 30)
+    cluster.api().post(f"{own}/release", {"addresses": [address]})
+
+
+@contextmanager
+def computer(cluster: Cluster, folder: Path, org: str) -> Iterator[None]:
+    """client2 as a user's of the organization, by way of host1; all private networks'
+    addresses lead there."""
+    file = folder / f"{org}.conf"
+    cluster.flyebpf("host1", "wireguard", "create", f"pc-{org}", str(file), "-o", org)
+    given = {
+        "namespace": cluster.lab.clients["client2"].namespace,
+        "device": "user2",
+        "config": file.read_text(),
+        "folder": str(folder),
+    }
+    with cluster.scripting("user_peer", given):
+        cluster.run("client2", "ip", "route", "replace", "fdaa::/16", "dev", "user2")
+        yield
+    cluster.flyebpf("host1", "wireguard", "remove", f"pc-{org}", "-o", org, "-y")
+
+
+def test_any_hosts_proxy_reaches_the_machine(
+    cluster: Cluster, cluster_app: CreateApp, tmp_path: Path
+) -> None:
     """Over the mesh, and nobody but a proxy does; and after that nothing is left."""
     with cluster.proxied("host1", "host2"):
         app = cluster_app("proxied", SERVICES)
@@ -54,6 +106,7 @@ def test_any_hosts_proxy_reaches_the_machine(cluster: Cluster, cluster_app: Crea
                              f"http://{private}:22/", check=False)  # fmt: skip
         assert closed.returncode == 28
         assert cluster.drops("host2").get("not_for_vm", 0) >= 1
+        users_computers_call_flycast(cluster, app, tmp_path)
     for name in PEERS:
         left = cluster.run(name, "ip", "route", "show", "table", "local", "proto", "254").stdout
         assert left == ""
