@@ -106,11 +106,15 @@ class DnsConfig:
 class ProxyConfig:
     """``engine``: what serves ports with handlers, shared addresses and Flycast:
     "envoy", or "none" where nothing does; the same on all hosts. ``user``: whose
-    rights it has. ``workers``: its threads, 0 for one a CPU."""
+    rights it has. ``workers``: its threads, 0 for one a CPU. ``access_log``: a file
+    for a line of each request, "" for none. ``metrics_apps``: how many apps have
+    metrics of their own; the others' are one."""
 
     engine: str = "none"
     user: str = "nobody"
     workers: int = 0
+    access_log: str = ""
+    metrics_apps: int = 500
 
 
 @dataclass(frozen=True, slots=True)

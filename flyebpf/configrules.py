@@ -41,6 +41,7 @@ CHOICES = {
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("logfmt", "json"),
 }
+MOST_APPS = 100_000
 REGION = r"[a-z][a-z0-9]{1,15}"
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
@@ -61,6 +62,7 @@ def check(config: DaemonConfig) -> list[Problem]:
         *check_uplinks(config.uplinks),
         *check_choices(config),
         *check_sizes(config),
+        *check_metrics(config.proxy.metrics_apps),
         *check_networks(config),
         *check_listen(config.metrics.listen),
         *check_resolvers(config.dns.upstreams),
@@ -151,6 +153,11 @@ def check_sizes(config: DaemonConfig) -> Iterator[Problem]:
         yield Problem(
             "dataplane.flows", f"{flows} is not a power of two", f"use {above // 2} or {above}"
         )
+
+
+def check_metrics(apps: int) -> Iterator[Problem]:
+    if not 0 <= apps <= MOST_APPS:
+        yield Problem("proxy.metrics_apps", f"{apps} is impossible", f"use 0 to {MOST_APPS}")
 
 
 def check_networks(config: DaemonConfig) -> Iterator[Problem]:
@@ -272,6 +279,7 @@ def check_paths(config: DaemonConfig) -> Iterator[Problem]:
         ("bpffs", config.bpffs),
         ("cache_dir", config.cache_dir),
         ("api.socket", config.api.socket),
+        ("proxy.access_log", config.proxy.access_log or "/"),
     ):
         if not path.startswith("/") or "\0" in path:
             yield Problem(key, f"{path!r} is not an absolute path", "start it with /")

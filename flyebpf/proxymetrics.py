@@ -7,8 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
+
+from flyebpf.proxy.appstats import AppStats
 
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 HTTP = "http.http.downstream"
@@ -16,6 +22,13 @@ GAUGES = {
     "flyebpf_proxy_active_requests": ("HTTP requests that are being served.", f"{HTTP}_rq_active"),
     "flyebpf_proxy_memory_bytes": ("Memory that Envoy has in use.", "server.memory_allocated"),
 }
+APP_GAUGES = {
+    "active_requests": "Requests that an app's machines have now.",
+    "queued_requests": "Requests that wait for a machine now.",
+    "active_connections": "Connections to an app's machines now.",
+}
+REST = "_rest"
+"""Stands for all apps without metrics of their own; no app is called so."""
 CONNECTIONS = {"http": f"{HTTP}_cx", "tcp": "tcp.tcp.downstream_cx"}
 
 
@@ -36,6 +49,45 @@ def proxy(found: Mapping[str, Any] | None) -> Iterator[Metric]:
         resources.add_metric((kind,), count)
     yield from (restarts, resources)
     yield from _envoy(found["envoy"])
+    if found["envoy"]:
+        own, rest = found["apps"]
+        yield from apps({**own, REST: rest})
+
+
+def apps(found: Mapping[str, AppStats]) -> Iterator[Metric]:
+    """What Envoy counts of apps."""
+    requests = CounterMetricFamily(
+        "flyebpf_app_requests",
+        "Requests to an app's machines that were answered, or could not be.",
+        labels=("app", "code"),
+    )
+    connections = CounterMetricFamily(
+        "flyebpf_app_connections", "Connections to an app's machines.", labels=("app",)
+    )
+    gauges = {
+        name: GaugeMetricFamily(f"flyebpf_app_{name}", text, labels=("app",))
+        for name, text in APP_GAUGES.items()
+    }
+    seconds = HistogramMetricFamily(
+        "flyebpf_app_request_seconds",
+        "How long machines took to answer.",
+        labels=("app",),
+    )
+    for app, stats in found.items():
+        for code in CLASSES:
+            requests.add_metric((app, code), stats.codes.get(code, 0))
+        connections.add_metric((app,), stats.connections)
+        for name, value in zip(gauges, (stats.active, stats.queued, stats.connected), strict=True):
+            gauges[name].add_metric((app,), value)
+        if stats.buckets:
+            seconds.add_metric((app,), _buckets(stats), None)
+    yield from (requests, connections, *gauges.values(), seconds)
+
+
+def _buckets(stats: AppStats) -> list[tuple[str, float]]:
+    """Envoy tells of no sum."""
+    found = [(str(bound / 1000), float(count)) for bound, count in sorted(stats.buckets.items())]
+    return [*found, ("+Inf", float(stats.timed))]
 
 
 def _envoy(stats: Mapping[str, int]) -> Iterator[Metric]:

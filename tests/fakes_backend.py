@@ -22,6 +22,7 @@ from flyebpf.api.backend import (
     PeerStatus,
     PoolUse,
     Problem,
+    ProxyStatus,
     ServiceCounters,
     UplinkStatus,
 )
@@ -122,6 +123,7 @@ class FakeBackend:
     dns_says: dict[str, Any] | None = field(default_factory=lambda: deepcopy(DNS))
     proxy_says: Mapping[str, Any] | None = None
     names_used: int = 3
+    proxy_status: ProxyStatus | None = None
     probes: FakeProbes = field(default_factory=FakeProbes)
 
     def status(self) -> DaemonStatus:
@@ -141,6 +143,7 @@ class FakeBackend:
             adopted=True,
             problems=list(self.problems),
             mesh=self.mesh,
+            proxy=self.proxy_status,
             delivery=Delivery(xdp=2, tc=1),
             pools=[PoolUse("198.51.100.0/29", 3, 8)],
             fill={

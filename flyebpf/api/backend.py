@@ -122,6 +122,19 @@ class MeshStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    """``uptime``: Envoy's, in seconds. ``restarts``: Envoys that ended by themselves.
+    ``listeners``: of Envoy's that connections are given to. ``apps``: those it serves."""
+
+    serving: bool
+    pid: int
+    uptime: float
+    restarts: int
+    listeners: int
+    apps: int
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon's own view of itself.
 
@@ -130,8 +143,8 @@ class DaemonStatus:
     way. ``rows``: rows wanted, by kind. ``pending``: rows that are not applied,
     failed ones included. ``uptime`` in seconds. ``programs`` is the digest of
     the programs' source; ``adopted`` is whether they were found pinned.
-    ``fill`` is by what the table holds (``services``, ``flows``, …). ``mesh``:
-    None for a host without one.
+    ``fill`` is by what the table holds (``services``, ``flows``, …). ``mesh``,
+    ``proxy``: None for a host without one.
     """
 
     pid: int
@@ -148,6 +161,7 @@ class DaemonStatus:
     pools: Sequence[PoolUse] = ()
     fill: Mapping[str, Fill] = field(default_factory=dict)
     mesh: MeshStatus | None = None
+    proxy: ProxyStatus | None = None
 
     @property
     def in_sync(self) -> bool:

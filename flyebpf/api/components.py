@@ -261,6 +261,7 @@ COMPONENTS: dict[str, Schema] = {
             ),
             "fill": mapping(ref("Fill"), "How full the kernel's tables are, by what they hold."),
             "mesh": nullable(ref("Mesh")),
+            "proxy": nullable(ref("Proxy")),
             "problems": array(ref("Problem")),
         }
     ),

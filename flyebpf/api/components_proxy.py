@@ -4,11 +4,21 @@
 from __future__ import annotations
 
 from flyebpf.api.components_cluster import NETWORK_FIELDS
-from flyebpf.api.schema import Schema, array, boolean, integer, obj, ref, string
+from flyebpf.api.schema import Schema, array, boolean, integer, number, obj, ref, string
 
 LONGEST = 65_536  # characters of PEM text
 
 PROXY: dict[str, Schema] = {
+    "Proxy": obj(
+        {
+            "serving": boolean("Connections are given to Envoy."),
+            "pid": integer("Envoy's; 0 while there is none."),
+            "uptime": number("Envoy's, in seconds."),
+            "restarts": integer("Envoys that ended by themselves since the daemon's start."),
+            "listeners": integer("Of Envoy's that connections are given to."),
+            "apps": integer("That it serves."),
+        }
+    ),
     "Certificate": obj(
         {
             "hostname": string("What clients ask for; *.example.com: any name one label below."),

@@ -40,6 +40,7 @@ def status(ctx: click.Context, wait: bool, timeout: float, as_json: bool) -> Non
     State     ok; syncing: changes are on their way; failed: see the problems
     Machines  how packets reach them: by XDP, or slower through tc
     Mesh      how this host reaches the others, and how many of them
+    Proxy     whether Envoy serves, since when, and how many apps
     Pools     addresses that apps have
     Tables    how full the kernel's tables are; flows are estimated from a
               sample, and ended ones count until others take their place
@@ -121,6 +122,7 @@ def print_status(report: Status) -> None:
             "Programs": f"{programs['digest'] or 'none'} ({found})",
             "Uplinks": uplinks or "none",
             "Mesh": _mesh(report["mesh"]),
+            "Proxy": _proxy(report["proxy"]),
             "Machines": _delivery(report["delivery"]),
             "Pools": _pools(report["pools"]),
             "Tables": _fill(report["fill"]),
@@ -158,6 +160,20 @@ def _mesh(mesh: dict[str, Any] | None) -> str:
     )
     found = ", ".join(devices) or "no device"
     return f"{found}; {len(reached)} of {len(hosts)} other hosts reached{rotation}"
+
+
+def _proxy(proxy: dict[str, Any] | None) -> str:
+    """``Envoy serves 3 apps with 61 listeners, pid 71, up 2h 5m``."""
+    if proxy is None:
+        return "none"
+    restarts = f", {proxy['restarts']} restarts" if proxy["restarts"] else ""
+    if not proxy["serving"]:
+        return f"Envoy does not serve{restarts}"
+    apps = "1 app" if proxy["apps"] == 1 else f"{proxy['apps']} apps"
+    return (
+        f"Envoy serves {apps} with {proxy['listeners']} listeners,"
+        f" pid {proxy['pid']}, up {duration(proxy['uptime'])}{restarts}"
+    )
 
 
 def _is_reached(peer: dict[str, Any]) -> bool:

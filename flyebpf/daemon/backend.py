@@ -131,6 +131,7 @@ class DaemonBackend:
                 "flows": usage.flows(self._counters.flow_entries(), self.config.dataplane),
             },
             mesh=self._mesh.status(engine.mesh_view()) if self._mesh else None,
+            proxy=self._proxy.status() if self._proxy else None,
         )
         return self._status
 

@@ -134,7 +134,7 @@ class Daemon:
         self._proxy_driver.wanted = self._waker.wanted
         self._engine.followers += [self._dns, self._machines, self._waker]
         self._backend.watch_dns(self._dns)
-        self._proxy = ProxyAgent(self._proxy_driver)
+        self._proxy = ProxyAgent(self._proxy_driver, config.proxy.metrics_apps)
         self._backend.watch_proxy(self._proxy)
         self._relay = RelayAgent(self._proxy_driver)
         self._mesh = MeshAgent(
@@ -313,6 +313,7 @@ class Daemon:
         self._engine.reconfigure(config)
         self._engine.sync()
         self._dns.reconfigured(config)
+        self._proxy.reopen_log()
         return texts
 
     def _wanted(self, cluster: str) -> Wanted | None:

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flyebpf.api.backend import Problem, Severity
+from flyebpf.api.backend import Problem, ProxyStatus, Severity
 from flyebpf.drivers.proxy import ProxyDriver
 from flyebpf.drivers.proxy_envoy import Envoy, ask, end, peer
 from flyebpf.errors import FlyebpfError
+from flyebpf.proxy.appstats import AppStats, Shown
 from flyebpf.proxy.chains import all_listeners
 from flyebpf.proxy.loads import Loads
 
@@ -31,12 +32,29 @@ BACKOFF = (0.0, 0.1, 0.5, 1.0)  # seconds before a start, after so many in a row
 RECENT = 600.0  # seconds for which an end is told of
 DRAIN = 60.0  # seconds that an older Envoy has for its connections
 
+Apps = tuple[dict[str, AppStats], AppStats]
+"""Those with metrics of their own, and the others together."""
+
+
+def uptime(pid: int) -> float:
+    """Seconds since a process began; 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5), field 22
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began, 0.0)
+
 
 class ProxyAgent:
     """``problems`` and ``metrics`` are for any thread."""
 
-    def __init__(self, driver: ProxyDriver) -> None:
+    def __init__(self, driver: ProxyDriver, metrics_apps: int) -> None:
+        """``metrics_apps``: how many have metrics of their own."""
         self._driver = driver
+        self._shown = Shown(metrics_apps)
+        self._counting = threading.Lock()  # scrapes come at the same time
+        self._listeners = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._problem = ""
@@ -94,7 +112,32 @@ class ProxyAgent:
             "control_plane_restarts": feed.restarts,
             "resources": feed.report.get("resources") or {},
             "envoy": envoy.stats(),
+            "apps": self._apps(envoy),
         }
+
+    def _apps(self, envoy: Envoy) -> Apps:
+        found = envoy.app_stats()
+        with self._counting:
+            return self._shown.split(found)
+
+    def status(self) -> ProxyStatus | None:
+        """How Envoy is; None where this host has no proxy."""
+        driver = self._driver
+        if driver.envoy is None:
+            return None
+        return ProxyStatus(
+            self.serving,
+            self.pid,
+            uptime(self.pid) if self.serving else 0.0,
+            self.restarts,
+            self._listeners,
+            driver.count_apps(),
+        )
+
+    def reopen_log(self) -> None:
+        """Of requests, if there is one. Raises UnavailableError."""
+        if self._driver.envoy is not None:
+            self._driver.envoy.reopen_log()
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -140,7 +183,7 @@ class ProxyAgent:
             found = envoy.listening(peer(envoy.admin) or pid)
             if found and self._driver.sockets.fill("envoy", all_listeners(), found):
                 self.pid, self.serving = peer(envoy.admin) or pid, True
-                self._failed, self._problem = 0, ""
+                self._failed, self._problem, self._listeners = 0, "", len(found)
                 log.info("Envoy %d serves", self.pid)
                 return
             if self._ended.wait(STEP):

@@ -102,6 +102,11 @@ class ProxyDriver:
         if self.feed is not None:
             self.feed.ready()
 
+    def count_apps(self) -> int:
+        """How many the proxy serves."""
+        rows = self._table.rows[ProxyClusterRow].values()
+        return len({row.app for row in rows if isinstance(row, ProxyClusterRow)})
+
     def read(self, kind: type[Row]) -> dict[Hashable, object]:
         found: dict[Hashable, object] = dict(self._table.rows[kind])
         if kind is ProxyRow:
@@ -227,7 +232,7 @@ class ProxyDriver:
         entry = user_entry(self._config.user)
         prepare(self.paths, entry.pw_uid, entry.pw_gid)
         workers = self._config.workers or len(os.sched_getaffinity(0))
-        envoy = Envoy(row, self.paths, self._config.user, workers)
+        envoy = Envoy(row, self.paths, self._config.user, workers, self._config.access_log)
         if self.envoy is None or self.envoy.digest != envoy.digest:
             self.envoy = envoy
             self.changed.set()

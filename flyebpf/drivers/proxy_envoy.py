@@ -28,22 +28,28 @@ from typing import Any
 from flyebpf.drivers.proxy_fds import sockets_of
 from flyebpf.errors import UnavailableError
 from flyebpf.model.proxyrows import ProxyRow
+from flyebpf.proxy.appstats import TARGET, AppStats, parse
 from flyebpf.proxy.bootstrap import Paths, bootstrap
 from flyebpf.unixpeer import listener, same_network
 
 log = logging.getLogger(__name__)
 FILES = 1 << 20  # open files at most
 ADMIN_TIMEOUT = 2.0
+LOG_FLUSH = "1000"  # milliseconds after which what is logged is written
+STATS = "/stats?format=json&filter=^(http|tcp|server|control_plane|%5Ba-z%5D%2B_manager)%5C."
 
 
 class Envoy:
     """One Envoy, by what it is started with."""
 
-    def __init__(self, row: ProxyRow, paths: Paths, user: str, workers: int) -> None:
+    def __init__(
+        self, row: ProxyRow, paths: Paths, user: str, workers: int, access_log: str = ""
+    ) -> None:
         self._paths = paths
         self._user = user
         self._workers = workers
-        config = bootstrap(row, paths)
+        self._access_log = access_log
+        config = bootstrap(row, paths, access_log)
         text = json.dumps(config, sort_keys=True) + f"{user} {workers} {program()}"
         self.digest = blake2b(text.encode(), digest_size=8).hexdigest()
         config["admin"]["address"]["pipe"]["path"] = str(self.admin)
@@ -68,6 +74,7 @@ class Envoy:
         """Start it. Raises UnavailableError."""
         entry = user_entry(self._user)
         prepare(self._paths, entry.pw_uid, entry.pw_gid)
+        self.make_log()
         self.file.write_text(self._config)
         self.file.chmod(0o644)
         self.admin.unlink(missing_ok=True)
@@ -99,7 +106,7 @@ class Envoy:
     def _arguments(self) -> list[str]:
         workers = str(self._workers)
         return ["-c", str(self.file), "--concurrency", workers, "--disable-hot-restart",
-                "-l", "warning"]  # fmt: skip
+                "-l", "warning", "--file-flush-interval-msec", LOG_FLUSH]  # fmt: skip
 
     def says(self) -> str:
         """The last thing that it has logged."""
@@ -134,12 +141,51 @@ class Envoy:
         return Path(f"/proc/{pid}").exists()
 
     def stats(self) -> dict[str, int]:
-        """Its counters and gauges; empty when it does not answer."""
+        """Its counters and gauges that are of no app; empty when it does not answer."""
         try:
-            found = json.loads(ask(self.admin, "GET", "/stats?format=json"))["stats"]
+            found = json.loads(ask(self.admin, "GET", STATS))["stats"]
         except (OSError, ValueError, KeyError, http.client.HTTPException):
             return {}
         return {stat["name"]: stat["value"] for stat in found if "value" in stat}
+
+    def app_stats(self) -> dict[str, AppStats]:
+        """What it counts of apps that had traffic; empty when it does not answer."""
+        try:
+            return parse(ask(self.admin, "GET", TARGET).decode())
+        except (OSError, ValueError, http.client.HTTPException):
+            return {}
+
+    def make_log(self) -> None:
+        """The access log's file, if there is to be one and it is not there: its folder
+        need not be the user's. Raises UnavailableError."""
+        if not self._access_log:
+            return
+        entry = user_entry(self._user)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        try:
+            found = os.open(self._access_log, flags, 0o640)
+            try:
+                os.fchown(found, entry.pw_uid, entry.pw_gid)
+            finally:
+                os.close(found)
+        except OSError as error:
+            raise UnavailableError(
+                f"the access log {self._access_log} cannot be opened: {error.strerror}",
+                "Make its folder, or set proxy.access_log.",
+            ) from error
+
+    def reopen_log(self) -> None:
+        """Have it write to the file that bears the log's name now. Raises
+        UnavailableError."""
+        if not self._access_log:
+            return
+        self.make_log()
+        try:
+            ask(self.admin, "POST", "/reopen_logs")
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(
+                f"Envoy does not open its access log anew: {error}", "Try again in a moment."
+            ) from error
 
 
 def _pair(status: dict[str, Any]) -> tuple[str, int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flyebpf.model.proxyrows import ProxyRow
-from flyebpf.proxy import replay, wake
+from flyebpf.proxy import appstats, replay, wake
+from flyebpf.proxy.accesslog import logged
 from flyebpf.proxy.chains import PG_CANCEL, PG_CANCEL_ANY, all_listeners, pg_listeners
 from flyebpf.proxy.listeners import Json, listener, piped
 
@@ -58,9 +59,9 @@ class Paths:
         return self.sockets / "ads.sock"
 
 
-def bootstrap(row: ProxyRow, paths: Paths) -> Json:
+def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "") -> Json:
     """Machines see ``row.source``. The control plane's stream is taken up again
-    within a second after it was lost."""
+    within a second after it was lost. ``access_log``: its file, "" for none."""
     service = {
         "envoy_grpc": {
             "cluster_name": ADS_CLUSTER,
@@ -95,19 +96,17 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
         },
         "static_resources": {
             "listeners": [
-                *(listener(what) for what in all_listeners()),
-                *(piped(what, paths.sockets) for what in pg_listeners()),
+                *(logged(listener(what), access_log) for what in all_listeners()),
+                *(logged(piped(what, paths.sockets), access_log) for what in pg_listeners()),
                 *(piped(what, paths.sockets) for what in (PG_CANCEL, PG_CANCEL_ANY)),
                 replay.listener(paths.apps),
                 *wake.listeners(ADS_CLUSTER),
             ],
             "clusters": [_ads_cluster(paths), replay.cluster(), *wake.clusters()],
         },
-        "stats_config": {
-            "stats_matcher": {
-                "inclusion_list": {"patterns": [{"exact": name} for name in KEPT_STATS]}
-            }
-        },
+        "stats_config": _stats(),
+        "stats_flush_on_admin": True,
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "layered_runtime": {
             "layers": [
                 {
@@ -120,6 +119,16 @@ def bootstrap(row: ProxyRow, paths: Paths) -> Json:
                 }
             ]
         },
+    }
+
+
+def _stats() -> Json:
+    """Only what is asked for is counted: of each cluster Envoy has a hundred counters."""
+    of_apps, buckets = appstats.settings()
+    patterns = [*({"exact": name} for name in KEPT_STATS), of_apps]
+    return {
+        "stats_matcher": {"inclusion_list": {"patterns": patterns}},
+        "histogram_bucket_settings": [buckets],
     }
 
 

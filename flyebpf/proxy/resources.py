@@ -22,7 +22,7 @@ from flyebpf.model.proxyrows import (
     ProxyRow,
     ProxySniRow,
 )
-from flyebpf.proxy import names, replay, wake
+from flyebpf.proxy import appstats, names, replay, wake
 from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
@@ -112,6 +112,7 @@ def cluster(row: ProxyClusterRow, name: str, gate: Gate | None = None) -> Resour
     asks once for a name, and a second cluster that shares it would wait for them."""
     body: Json = {
         "name": name,
+        "alt_stat_name": appstats.name_of(row.app),
         "type": "EDS",
         "eds_cluster_config": {"eds_config": ADS},
         "connect_timeout": CONNECT_TIMEOUT,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flyebpf.api.backend import DropCounter, Problem, ServiceCounters, Severity
+from flyebpf.api.backend import DropCounter, Problem, ProxyStatus, ServiceCounters, Severity
 from flyebpf.cli.main import run
 from flyebpf.config import ProxyConfig
 from tests.api import Api, use_proxy
@@ -437,3 +437,13 @@ def test_drops(cli: Cli) -> None:
 def test_version(cli: Cli) -> None:
     assert cli.ok("version").startswith("flyebpf ")
     assert set(cli.json("version")) == {"version"}
+
+
+def test_status_has_a_line_for_the_proxy(cli: Cli) -> None:
+    assert re.search(r"Proxy +none\n", cli.ok("status"))
+    cli.backend.proxy_status = ProxyStatus(True, 71, 7500.0, 2, 85, 1)
+    line = "Envoy serves 1 app with 85 listeners, pid 71, up 2h 5m, 2 restarts\n"
+    assert line in cli.ok("status")
+    assert cli.json("status")["proxy"]["listeners"] == 85
+    cli.backend.proxy_status = ProxyStatus(False, 0, 0.0, 0, 0, 1)
+    assert re.search(r"Proxy +Envoy does not serve\n", cli.ok("status"))

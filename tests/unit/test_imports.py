@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "drivers": {"model", "reconcile", "bpf", "proxy", "wireguardkeys"},
     "dnsmetrics": {"dns.metrics"},
     "certmetrics": set(),
-    "proxymetrics": set(),
+    "proxymetrics": {"proxy.appstats"},
     "meshmetrics": {"api.backend"},
     "api": {"model", "store", "ops", "flytoml", "plan", "doctor"},
     "doctor": {"model", "store", "ops", "plan.services", "api.backend", "api.probes"},

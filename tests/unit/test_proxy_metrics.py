@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from prometheus_client.metrics_core import Metric
 
+from flyebpf.proxy.appstats import AppStats
 from flyebpf.proxymetrics import proxy
 
 SAID = {
@@ -17,6 +18,7 @@ SAID = {
         "http.http.downstream_rq_active": 3,
         "tcp.tcp.downstream_cx_total": 5,
     },
+    "apps": ({}, AppStats()),
 }
 
 

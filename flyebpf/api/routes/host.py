@@ -54,6 +54,7 @@ def status(call: Call) -> object:
         "pools": [asdict(pool) for pool in now.pools],
         "fill": {name: asdict(fill) for name, fill in now.fill.items()},
         "mesh": None if now.mesh is None else views.mesh(now.mesh),
+        "proxy": None if now.proxy is None else asdict(now.proxy),
         "problems": [
             {
                 "object": problem.object,
