@@ -25,7 +25,19 @@ ALLOCATED = (AddressKind.V4, AddressKind.SHARED_V4, AddressKind.V6, AddressKind.
 COMPONENTS: dict[str, Schema] = {
     **CLUSTER,
     **PROXY,
-    "Org": obj({"name": string(), "networks": array(string()), "apps": array(string())}),
+    "Org": obj(
+        {
+            "name": string(),
+            "networks": array(string()),
+            "apps": array(string()),
+            "cross_network_replays": boolean(
+                "Its apps may replay requests to each other whatever their networks."
+            ),
+            "replay_sources": array(string("Another organization whose apps may replay to its.")),
+        }
+    ),
+    "CrossNetworkReplays": obj({"enabled": boolean()}),
+    "ReplaySource": obj({"source": string("Another organization.")}),
     "OrgCreate": obj({"name": string()}),
     "Network": obj({**NETWORK_FIELDS, "prefix": string("The /48 of its machines.")}),
     "App": obj(

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from flyebpf.errors import ConflictError
+from collections.abc import Callable
+from dataclasses import replace
+
+from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model import names
 from flyebpf.model.records import Organization
 from flyebpf.ops import networks
@@ -39,3 +42,58 @@ def get(store: Store, name: str) -> Organization:
 def list_all(store: Store) -> list[Organization]:
     """All organizations, by name."""
     return every(store, Organization)
+
+
+def set_cross_network(store: Store, name: str, enabled: bool) -> Organization:
+    """Whether the organization's apps may replay requests to each other whatever their
+    networks. Raises NotFoundError."""
+    return _change(store, name, lambda tx, org: replace(org, cross_network_replays=enabled))
+
+
+def add_source(store: Store, name: str, source: str) -> Organization:
+    """Let apps of another organization, ``source``, replay requests to those of this one.
+    Raises NotFoundError for either, InvalidError where they are one."""
+    source = names.org_name(source)
+
+    def change(tx: Tx, org: Organization) -> Organization:
+        if source == org.name:
+            raise InvalidError(
+                f"organization {source!r} is itself no source of its replays",
+                "between its networks: `flyebpf orgs cross-network-replays enable -o "
+                + source
+                + "`",
+            )
+        tx.require(Organization, source)
+        return replace(org, replay_sources=tuple(sorted({*org.replay_sources, source})))
+
+    return _change(store, name, change)
+
+
+def remove_source(store: Store, name: str, source: str) -> Organization:
+    """The opposite. Raises NotFoundError also where ``source`` is none."""
+    source = names.org_name(source)
+
+    def change(tx: Tx, org: Organization) -> Organization:
+        if source not in org.replay_sources:
+            raise NotFoundError(
+                f"organization {source!r} is no source of replays for {org.name!r}",
+                f"`flyebpf orgs replay-sources list -o {org.name}` shows all",
+            )
+        return replace(org, replay_sources=tuple(x for x in org.replay_sources if x != source))
+
+    return _change(store, name, change)
+
+
+def _change(
+    store: Store, name: str, change: Callable[[Tx, Organization], Organization]
+) -> Organization:
+    name = names.org_name(name)
+
+    def action(tx: Tx) -> Organization:
+        before = tx.require(Organization, name)
+        after = change(tx, before)
+        if after != before:
+            tx.put(after)
+        return after
+
+    return transact(store, action)

@@ -302,3 +302,94 @@ def test_a_replay_of_a_replay(world: World) -> None:
     assert answer["name"] == "front2"
     assert src(answer)["instance"] == world.ids["back2"]
     assert src(answer)["region"] == "fra"
+
+
+def test_who_may(world: World) -> None:
+    """Own network, then own organization, then others: each only when it is allowed."""
+    cluster = world.cluster
+
+    def replayed(app: str) -> str:
+        return str(world.replay(f"app={app}")["name"])
+
+    missing = world.replay("app=nobody")
+    for app, change, undo in (
+        ("aside", "cross-network-replays enable -o acme", "cross-network-replays disable -o acme"),
+        (
+            "strange",
+            "replay-sources add acme -o others",
+            "replay-sources remove acme -o others",
+        ),
+    ):
+        refused = world.replay(f"app={app}")
+        assert refused["text"] == missing["text"].replace("nobody", app), "as if there were none"
+        assert refused["code"] == "502"
+        cluster.flyebpf("host1", "orgs", *change.split())
+        cluster.until(lambda app=app: replayed(app) == f"{app}1", f"{app} is reached", 10)  # type: ignore[misc]
+        cluster.flyebpf("host1", "orgs", *undo.split())
+        cluster.until(lambda app=app: replayed(app) == "", f"{app} is reached no more", 10)  # type: ignore[misc]
+
+
+def test_permission_is_of_who_answers(world: World) -> None:
+    """Not of whose client it is: an app that may be reached lends nobody its rights."""
+    cluster = world.cluster
+    cluster.flyebpf("host1", "orgs", "replay-sources", "add", "acme", "-o", "others")
+    cluster.until(lambda: world.replay("app=strange")["name"] == "strange1", "it is reached", 10)
+    answer = world.replay("app=strange", x_strange1_headers="fly-replay: app=back")
+    assert answer["code"] == "502"
+    assert "no app back for strange" in answer["text"]
+    cluster.flyebpf("host1", "orgs", "replay-sources", "remove", "acme", "-o", "others")
+
+
+FAILURES = {
+    "no_candidate": "app=back;region=lax",
+    "timeout": "app=back;region=fra;timeout=300ms",
+}
+
+
+@pytest.mark.parametrize("fallback", ["force_self", "prefer_self"])
+@pytest.mark.parametrize("reason", list(FAILURES))
+def test_fallbacks(world: World, reason: str, fallback: str) -> None:
+    answer = world.replay(f"{FAILURES[reason]};fallback={fallback}", "/x", "-d", "body",
+                          x_back2_wait="3")  # fmt: skip
+    assert (answer["name"], answer["body"][0], answer["path"]) == ("front1", 4, "/x")
+    failed = dict(part.split("=", 1) for part in answer["headers"]["fly-replay-failed"].split(";"))
+    elapsed = int(failed.pop("elapsed_ms"))
+    assert elapsed >= (250 if reason == "timeout" else 0)  # Envoy's clock is a coarse one
+    assert failed == {
+        "instance": "",
+        "app": "back",
+        "region": "lax" if reason == "no_candidate" else "fra",
+        "replay_source": world.ids["front1"],
+        "reason": reason,
+    }
+    assert "fly-replay-src" not in answer["names"]
+
+
+def test_a_timeout_without_a_fallback(world: World) -> None:
+    assert world.replay("app=back;region=fra;timeout=300ms", x_back2_wait="3")["code"] == "504"
+    assert world.replay("app=back;region=fra;timeout=9s", x_back2_wait="0.2")["name"] == "back2"
+
+
+def test_a_target_that_does_not_answer(world: World) -> None:
+    """Nobody listens there."""
+    cluster = world.cluster
+    vm = cluster.vm("back2")
+    drop = (
+        *("nft", "add table inet shut;"),
+        "add chain inet shut in { type filter hook input priority 0; };",
+        "add rule inet shut in tcp dport 8080 reject with tcp reset",
+    )
+    cluster.run("back2", *drop)
+    try:
+        answer = world.replay(f"app=back;instance={vm.machine};fallback=force_self")
+        assert answer["name"] == "front1"
+        assert "reason=retries_exhausted" in answer["headers"]["fly-replay-failed"]
+        assert world.replay(f"app=back;instance={vm.machine}")["code"] in ("502", "503")
+    finally:
+        cluster.run("back2", "nft", "delete table inet shut")
+
+
+def test_a_fallback_does_not_replay_again(world: World) -> None:
+    answer = world.replay("app=back;region=lax;fallback=force_self", x_front1_again="1")
+    assert answer["code"] == "502"
+    assert "not replayed again" in answer["text"]

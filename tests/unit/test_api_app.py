@@ -73,6 +73,7 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     ):  # fmt: skip
         web.ok("GET", target)
     web.ok("POST", "/v1/reload")
+    use_replays(web)
     use_cluster(web, one)
     use_certificates(web)
     owned = [item["address"] for item in web.ok("GET", "/v1/addresses?app=web")["items"]]
@@ -80,6 +81,14 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     web.ok("DELETE", one)
     web.ok("DELETE", "/v1/apps/web")
     assert web.used == {route.name for route in ROUTES if not route.stream}
+
+
+def use_replays(web: Api) -> None:
+    web.ok("POST", "/v1/orgs", {"name": "others"})
+    web.ok("POST", "/v1/orgs/acme/replay-sources", {"source": "others"})
+    org = web.ok("POST", "/v1/orgs/acme/cross-network-replays", {"enabled": True})
+    assert (org["replay_sources"], org["cross_network_replays"]) == (["others"], True)
+    assert web.ok("DELETE", "/v1/orgs/acme/replay-sources/others")["replay_sources"] == []
 
 
 class Counting(SqliteStore):

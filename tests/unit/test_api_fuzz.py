@@ -86,7 +86,7 @@ FEW = settings(
 @given(data=st.data())
 def test_bodies(api: Api, route: Route, data: st.DataObject) -> None:
     assert route.body is not None
-    name = {"app": "web", "machine": MACHINE, "host": "h1"}
+    name = {"app": "web", "machine": MACHINE, "host": "h1", "org": "acme"}
     where = target(route, [name[parameter] for parameter in route.parameters])
     body = data.draw(values(route.body) | ANY)
     status, answer = api.raw(route.method, where, json.dumps(body).encode())

@@ -84,8 +84,38 @@ def table(text: str) -> list[list[str]]:
 def test_orgs(cli: Cli) -> None:
     assert cli.ok("orgs create acme") == "Created organization acme.\n"
     assert table(cli.ok("orgs list")) == [["NAME", "NETWORKS", "APPS"], ["acme", "default", "0"]]
-    assert "Networks  default" in cli.ok("orgs show acme")
-    assert cli.json("orgs list") == [{"name": "acme", "networks": ["default"], "apps": []}]
+    assert "Networks                  default" in cli.ok("orgs show acme")
+    assert cli.json("orgs list") == [
+        {
+            "name": "acme",
+            "networks": ["default"],
+            "apps": [],
+            "cross_network_replays": False,
+            "replay_sources": [],
+        }
+    ]
+
+
+def test_who_may_replay(cli: Cli) -> None:
+    for org in ("acme", "others", "third"):
+        cli.ok(f"orgs create {org}")
+    said = cli.ok("orgs replay-sources add others third -o acme")
+    assert said == "Apps of others, third may replay requests to those of acme.\n"
+    assert cli.json("orgs replay-sources add others -o acme") == ["others", "third"]
+    assert "Replays from" in cli.ok("orgs show acme")
+    cli.ok("orgs replay-sources remove others -o acme")
+    assert table(cli.ok("orgs replay-sources list -o acme")) == [["SOURCE"], ["third"]]
+    for wrong in ("add nobody", "add acme", "remove others"):
+        code, _, err = cli("orgs", "replay-sources", *wrong.split(), "-o", "acme")
+        assert code == 1
+        assert "organization" in err
+    assert cli.json("orgs cross-network-replays status -o acme") == {
+        "org": "acme",
+        "enabled": False,
+    }
+    assert cli.ok("orgs cross-network-replays enable -o acme").endswith("are enabled.\n")
+    assert cli.json("orgs cross-network-replays enable -o acme")["enabled"] is True
+    assert cli.ok("orgs cross-network-replays disable -o acme").endswith("are disabled.\n")
 
 
 def test_apps_always_show_their_network(web: Cli) -> None:

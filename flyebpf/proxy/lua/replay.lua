@@ -163,17 +163,26 @@ local function is_replay(headers)
   return headers:get("fly-replay") or string.sub(type, 1, 31) == "application/vnd.fly.replay+json"
 end
 
--- Of an answer by a machine, which may ask for the next replay.
-local function passed_on(headers, this, up)
-  if this.kind == "back" then
-    headers:replace(":status", "502")
-    headers:remove("fly-replay")
-    headers:remove("content-type")
-  else
-    headers:replace(HOP, pass.hop("replay", this.count, {
-      app = this.app, cluster = this.cluster, address = up,
-    }, ""))
+-- A request that was sent back is not replayed again: the client gets an error, and
+-- nothing of the answer.
+local function refuse_again(handle, headers)
+  for _, name in ipairs({ "fly-replay", "content-length", "content-encoding" }) do
+    headers:remove(name)
   end
+  headers:replace(":status", "502")
+  headers:replace("content-type", "text/plain; charset=utf-8")
+  local text = "fly-replay: a request that was sent back is not replayed again\n"
+  for chunk in handle:bodyChunks() do
+    chunk:setBytes(text)
+    text = ""
+  end
+end
+
+-- Of an answer by a machine that asks for the next replay.
+local function passed_on(handle, headers, this, up)
+  if this.kind == "back" then return refuse_again(handle, headers) end
+  local by = { app = this.app, cluster = this.cluster, address = up }
+  headers:replace(HOP, pass.hop("replay", this.count, by, ""))
 end
 
 function envoy_on_response(handle)
@@ -184,7 +193,7 @@ function envoy_on_response(handle)
   local up = headers:get(UP)
   for _, name in ipairs({ UP, HOP, ASK }) do headers:remove(name) end
   if up then
-    if is_replay(headers) then passed_on(headers, this, up) end
+    if is_replay(headers) then passed_on(handle, headers, this, up) end
     return
   end
   if this.kind ~= "replay" or this.back == "" then return end
