@@ -48,6 +48,12 @@ def proxy(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     for kind, count in found["resources"].items():
         resources.add_metric((kind,), count)
     yield from (restarts, resources)
+    checks = GaugeMetricFamily(
+        "flyebpf_checks", "Health checks of this host's machines.", labels=("status",)
+    )
+    for status, count in found.get("checks", {}).items():
+        checks.add_metric((status,), count)
+    yield checks
     yield from _envoy(found["envoy"])
     if found["envoy"]:
         own, rest = found["apps"]

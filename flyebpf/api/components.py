@@ -63,6 +63,9 @@ COMPONENTS: dict[str, Schema] = {
             "state": string(enum=[state.value for state in MachineState]),
             "error": string("Why it could not be started or stopped the last time."),
             "cordoned": boolean("It gets no new flows."),
+            "checks": obj(
+                {"passing": integer("Checks that do."), "critical": integer("Those that fail.")}
+            ),
             "interface": string("On the host."),
             "interface_missing": boolean(
                 "The machine is on the host that is asked, which has no such interface: nothing "
@@ -74,6 +77,24 @@ COMPONENTS: dict[str, Schema] = {
             "ip_6pn": string("The machine's address on its 6PN."),
             "mtu": integer("What the VM is to set on its interface; 0: no mesh, any will do."),
             "metadata": mapping(string()),
+        }
+    ),
+    "Check": obj(
+        {
+            "app": string(),
+            "machine": string(),
+            "host": string(),
+            "region": string(),
+            "name": string(),
+            "type": string(enum=["tcp", "http"]),
+            "port": integer("In the machine."),
+            "status": string(
+                "unknown: it has not been run since the machine's start.",
+                enum=["passing", "critical", "unknown"],
+            ),
+            "routing": boolean("The machine gets nothing new of a service while it is critical."),
+            "output": string("Why it is critical."),
+            "since": string("RFC 3339; empty while it is unknown."),
         }
     ),
     "MachineAdd": obj(

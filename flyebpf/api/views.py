@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from flyebpf.api.backend import Backend, MeshStatus, ServiceCounters
 from flyebpf.errors import FlyebpfError
 from flyebpf.model import codec, sixpn
+from flyebpf.model.health import MachineChecks, check_groups, checks_of
 from flyebpf.model.hostnames import default_hostname
 from flyebpf.model.records import (
     Address,
@@ -95,8 +96,42 @@ def machine(record: Machine, lookup: Lookup, backend: Backend) -> Json:
         **network_fields(place),
         "ip_6pn": address,
         "mtu": machines.mtu(backend.config),
+        "checks": _check_counts(lookup.find(MachineChecks, record.id)),
         "interface_missing": here and not backend.has_interface(record.interface),
     }
+
+
+def _check_counts(found: MachineChecks | None) -> Json:
+    results = found.results if found else ()
+    passing = sum(result.passing for result in results)
+    return {"passing": passing, "critical": len(results) - passing}
+
+
+def checks(record: Machine, deployment: Deployment, found: MachineChecks | None) -> list[Json]:
+    """Those that the machine should have."""
+    results = {result.name: result for result in found.results} if found else {}
+    shown = []
+    for named in checks_of(deployment):
+        if record.group not in check_groups(deployment, named):
+            continue
+        result = results.get(named.name)
+        status = "unknown" if result is None else "passing" if result.passing else "critical"
+        shown.append(
+            {
+                "app": record.app,
+                "machine": record.id,
+                "host": record.host,
+                "region": record.region,
+                "name": named.name,
+                "type": named.check.type,
+                "port": named.port,
+                "status": status,
+                "routing": named.service is not None,
+                "output": result.output if result else "",
+                "since": result.since if result else "",
+            }
+        )
+    return shown
 
 
 def _ip_6pn(record: Machine, place: Network | None, lookup: Lookup) -> str:

@@ -115,17 +115,23 @@ def list_(app: str | None, all_apps: bool, as_json: bool) -> None:
         output.print_json(found)
         return
     headers = (
-        "ID", "NAME", "APP", "ORG", "NETWORK", "STATE", "HOST", "REGION", "GROUP",
+        "ID", "NAME", "APP", "ORG", "NETWORK", "STATE", "CHECKS", "HOST", "REGION", "GROUP",
         "INTERFACE", "PRIVATE IP", "6PN ADDRESS",
     )  # fmt: skip
     rows = [
         (
-            m["id"], m["name"], m["app"], m["org"], m["network"], _state(m), m["host"],
+            m["id"], m["name"], m["app"], m["org"], m["network"], _state(m), _checks(m), m["host"],
             m["region"], m["group"], m["interface"], m["private_ip"], m["ip_6pn"],
         )
         for m in found
     ]  # fmt: skip
     output.print_table(headers, rows)
+
+
+def _checks(machine: dict[str, Any]) -> str:
+    """``2/3`` pass; empty without any result."""
+    passing, critical = machine["checks"]["passing"], machine["checks"]["critical"]
+    return f"{passing}/{passing + critical}" if passing + critical else ""
 
 
 def _state(machine: dict[str, Any]) -> str:
@@ -156,6 +162,7 @@ def _print_one(machine: dict[str, Any]) -> None:
             "Organization": machine["org"],
             "Network": f"{machine['network']} ({machine['network_id']})",
             "State": _state(machine),
+            **({"Checks passing": _checks(machine)} if _checks(machine) else {}),
             "Host": machine["host"],
             **({"Last error": machine["error"]} if machine["error"] else {}),
             "Region": machine["region"],

@@ -25,6 +25,7 @@ COMMANDS = {
     "machines": Lazy("flyebpf.cli.machines:machines", "Manage machines (VMs)."),
     "deploy": Lazy("flyebpf.cli.deploy:deploy", "Put a fly.toml into force for an app."),
     "config": Lazy("flyebpf.cli.config:config", "Check an app's fly.toml."),
+    "checks": Lazy("flyebpf.cli.checks:checks", "Show health checks and their results."),
     "services": Lazy("flyebpf.cli.services:services", "Show services and their traffic."),
     "ips": Lazy("flyebpf.cli.ips:ips", "Manage an app's addresses."),
     "certs": Lazy("flyebpf.cli.certs:certs", "Manage the certificates of apps' host names."),

@@ -25,6 +25,7 @@ from flyebpf.api.probes import Probes
 from flyebpf.bpf.loader import Generation, Origin
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import dig, usage
+from flyebpf.daemon.checks import ChecksAgent
 from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.mainloop import MainLoop
@@ -73,6 +74,7 @@ class DaemonBackend:
         self.extra_problems: Callable[[], list[Problem]] = list
         self._mesh: MeshAgent | None = None
         self._dns: DnsAgent | None = None
+        self._checks: ChecksAgent | None = None
         self._proxy: ProxyAgent | None = None
 
     @property
@@ -223,7 +225,14 @@ class DaemonBackend:
 
     def proxy(self) -> Mapping[str, Any] | None:
         """See :meth:`flyebpf.daemon.proxy.ProxyAgent.metrics`."""
-        return self._proxy.metrics() if self._proxy else None
+        found = self._proxy.metrics() if self._proxy else None
+        if found is not None and self._checks is not None:
+            found["checks"] = self._checks.metrics()
+        return found
+
+    def watch_checks(self, agent: ChecksAgent) -> None:
+        """Tell of checks from now on."""
+        self._checks = agent
 
     def dns(self) -> Mapping[str, Any] | None:
         """What the DNS process counts (``dns.process.Control.metrics``), or None."""

@@ -20,6 +20,7 @@ from flyebpf.drivers.link_table import LinkTable
 from flyebpf.drivers.mesh import MeshDriver
 from flyebpf.drivers.netlink import NetlinkDriver
 from flyebpf.errors import FlyebpfError
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.records import PLANNED, Machine
 from flyebpf.model.rows import (
     HostPortRow,
@@ -280,6 +281,15 @@ class Engine:
             self.reconciler.touch(UserPeerRow, [row.key for row in rows(UserPeerRow)])
             self.reconciler.touch(SettingsRow, ["settings"])
         return devices
+
+    def published_checks(self) -> dict[str, MachineChecks] | None:
+        """Results of checks of this host's machines, as the store has them; None
+        before the state is loaded."""
+        if not self.loaded:
+            return None
+        found = self.state.checks
+        here = self.state.machines_on(self.config.host)
+        return {machine.id: found[machine.id] for machine in here if machine.id in found}
 
     def mesh_view(self) -> View | None:
         """What the host's part in the cluster depends on; None before the state

@@ -21,6 +21,7 @@ from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import mesh_setup, notify, stores, waker
 from flyebpf.daemon.backend import DaemonBackend
+from flyebpf.daemon.checks import ChecksAgent
 from flyebpf.daemon.dns import DnsAgent
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.identity import identity
@@ -36,6 +37,7 @@ from flyebpf.daemon.proxy_relay import RelayAgent
 from flyebpf.daemon.reload import merge
 from flyebpf.daemon.waker import Waker, Wanted
 from flyebpf.drivers.bpf_maps import MapsDriver
+from flyebpf.drivers.checks import ChecksDriver
 from flyebpf.drivers.counters import Counters
 from flyebpf.drivers.host_port import HostPortDriver
 from flyebpf.drivers.link_table import LinkMonitor, LinkTable
@@ -137,6 +139,13 @@ class Daemon:
         self._proxy = ProxyAgent(self._proxy_driver, config.proxy.metrics_apps)
         self._backend.watch_proxy(self._proxy)
         self._relay = RelayAgent(self._proxy_driver)
+        self._checks = ChecksAgent(
+            config.host,
+            self._store,
+            self._checks_driver,
+            lambda: self._loop.call(self._engine.published_checks, VIEW_PATIENCE),
+        )
+        self._backend.watch_checks(self._checks)
         self._mesh = MeshAgent(
             config,
             self._store,
@@ -179,6 +188,8 @@ class Daemon:
         self._stack.callback(mesh.close)
         host_port = HostPortDriver(self._generation.programs, self._links.forget)
         self._stack.callback(host_port.close)
+        self._checks_driver = ChecksDriver(config)
+        self._stack.callback(self._checks_driver.close)
         return Engine(
             config,
             self._store,
@@ -186,7 +197,7 @@ class Daemon:
             netlink=netlink,
             mesh=mesh,
             host_port=host_port,
-            others=[self._nft, self._proxy_driver],
+            others=[self._nft, self._proxy_driver, self._checks_driver],
             links=self._links,
             programs=self._generation.hash,
         )
@@ -254,6 +265,8 @@ class Daemon:
         self._proxy.start()
         self._stack.callback(self._relay.stop)
         self._relay.start()
+        self._stack.callback(self._checks.stop)
+        self._checks.start()
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
         self._loop.run(self._step)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
+from flyebpf.model.health import MachineChecks
 
 
 class MachineState(StrEnum):
@@ -514,6 +515,7 @@ AnyRecord = (
     | Certificate
     | KeyPair
     | SelfSigned
+    | MachineChecks
     | Cluster
 )
 
@@ -540,6 +542,7 @@ KINDS: dict[str, type] = {
         Certificate,
         KeyPair,
         SelfSigned,
+        MachineChecks,
         Cluster,
     )
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from flyebpf.model.checkrows import CheckRow
 from flyebpf.model.proxyrows import (
     ProxyAppRow,
     ProxyBindRow,
@@ -48,6 +49,7 @@ ROW_ORDER: tuple[type[Row], ...] = (
     ReplyRow,
     ProxyRow,
     ProxyTargetRow,
+    CheckRow,
     ProxyCertificateRow,
     ProxyClusterRow,
     ProxyAppRow,

@@ -18,6 +18,7 @@ from flyebpf.errors import InvalidError
 from flyebpf.model import fleet, names
 from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.codec import decode
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.index import Index
 from flyebpf.model.records import (
     BOOKKEEPING,
@@ -97,6 +98,7 @@ class State:
         self.fleet = fleet.Fleet()
         self.hosts = self.fleet.hosts
         self.vault = Vault()
+        self.checks: dict[str, MachineChecks] = {}
         self.host_status: dict[str, HostStatus] = {}
         self.wireguard_peers: dict[str, WireguardPeer] = {}
         self.quarantined: dict[tuple[str, str], str] = {}
@@ -116,6 +118,7 @@ class State:
             Certificate.kind: self.vault.certificates,
             KeyPair.kind: self.vault.pairs,
             SelfSigned.kind: self.vault.self_signed,
+            MachineChecks.kind: self.checks,
             Cluster.kind: self._clusters,
         }
         self.seats = Seats()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, ExhaustedError, InvalidError, NotFoundError
 from flyebpf.model import names
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.records import (
     App,
     Cluster,
@@ -145,6 +146,7 @@ def remove(store: Store, id: str) -> Machine:
     def action(tx: Tx) -> Machine:
         machine = tx.require(Machine, ident)
         tx.delete(Machine, ident)
+        tx.delete(MachineChecks, ident)
         interface = tx.get(Interface, f"{machine.host}/{machine.interface}")
         if interface is not None and interface.machine == ident:
             tx.delete(Interface, interface.ident)

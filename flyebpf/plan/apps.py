@@ -6,6 +6,7 @@ from __future__ import annotations
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.rows import ServiceRow, TableRow, VipRow
 from flyebpf.model.state import State
+from flyebpf.plan.checks import check_names, fails
 from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.machines import misfit
 from flyebpf.plan.services import Exposure, Routes
@@ -27,10 +28,12 @@ def plan_app(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
 
 
 def _tables(plan: Plan, site: Site, state: State, hosts: Hosts, found: Routes) -> None:
-    by_name = {exposure.table(found.app): exposure.groups for exposure in found.exposures}
+    by_name = {exposure.table(found.app): exposure for exposure in found.exposures}
     usable = [m for m in state.machines_of(found.app) if _takes_new_flows(site, state, hosts, m)]
-    for name, groups in by_name.items():
-        members = _members(hosts, [m for m in usable if m.group in groups])
+    for name, exposure in by_name.items():
+        checks = check_names(state, found.app, exposure.number) if exposure.service.checks else ()
+        sound = [m for m in usable if m.group in exposure.groups and not fails(state, m, checks)]
+        members = _members(hosts, sound)
         plan.rows.append(TableRow(name, tuple(m.id for m in members)))
 
 

@@ -12,6 +12,7 @@ from flyebpf.model.proxyrows import (
 )
 from flyebpf.model.records import Machine, MachineState, Port
 from flyebpf.model.state import State
+from flyebpf.plan.checks import check_names, fails
 from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.machines import misfit
 from flyebpf.plan.services import Exposure
@@ -116,6 +117,8 @@ class Clusters:
                 row = ProxyTargetRow(machine.private_ip, port, machine.id)
                 self._soon[machine.private_ip, port] = row
         found = [m for m in found if m.state is not MachineState.STARTING]
+        number = exposure.number
+        checks = check_names(self._state, self._app, number) if exposure.service.checks else ()
         some_there = any(self._hosts.is_there(m.host) for m in found)
         far = {machine.id: self._hosts.distance(machine.host) for machine in found}
         ranks = {distance: rank for rank, distance in enumerate(sorted(set(far.values())))}
@@ -129,7 +132,8 @@ class Clusters:
                 draining=machine.state is not MachineState.STARTED
                 or machine.cordoned
                 or not self._hosts.can_be_chosen(machine.host)
-                or (some_there and not self._hosts.is_there(machine.host)),
+                or (some_there and not self._hosts.is_there(machine.host))
+                or fails(self._state, machine, checks),
             )
             for machine in found
         ]

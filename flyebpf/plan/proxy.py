@@ -25,6 +25,7 @@ from flyebpf.model.records import HttpOptions, Organization, TlsOptions
 from flyebpf.model.rows import Row
 from flyebpf.model.shared import is_web, misfit
 from flyebpf.model.state import State
+from flyebpf.plan.checks import check_targets, plan_checks
 from flyebpf.plan.clusters import Clusters, chain_of
 from flyebpf.plan.hosts import Hosts
 from flyebpf.plan.services import TCP, Exposure, Routes
@@ -41,17 +42,26 @@ def proxy_row(config: DaemonConfig) -> ProxyRow:
         "proxy",
         config.host,
         config.region,
-        str(ip_network(config.private.block)[1]),
+        source(config),
         (*pools.anycast_v4, *pools.anycast_v6),
         pools.shared_v4,
     )
 
 
+def source(config: DaemonConfig) -> str:
+    """What machines see as this host's proxy. Raises ValueError."""
+    return str(ip_network(config.private.block)[1])
+
+
 def plan_proxy(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
     """The rows of owner ``("proxy", app)``."""
     plan = Plan()
+    checks = plan_checks(site, state, found, source(site.config))
+    plan.rows += checks
+    opened = {row.key: row for row in check_targets(checks)}
     served = [exposure for exposure in found.exposures if found.by_proxy(exposure)]
     if not served:
+        plan.rows += opened.values()
         return plan
     clusters = Clusters(site, state, hosts, found.app)
     ways = _Ways(found, clusters, _hostnames(plan, site, state, found.app))
@@ -70,7 +80,8 @@ def plan_proxy(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
     if ways.web:
         plan.rows.append(_replays(state, found.app, ways.web))
     plan.rows += clusters.rows.values()
-    plan.rows += clusters.targets()
+    opened.update((row.key, row) for row in clusters.targets())
+    plan.rows += opened.values()
     if secure:
         _certificates(plan, site, state, found, ways.names)
     return plan

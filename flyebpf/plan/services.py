@@ -77,8 +77,10 @@ class Exposure:
         return f"{self.name(app)}@{vip}"
 
     def table(self, app: str) -> str:
-        """The Maglev table of the machines that serve it."""
-        return f"{app}:{','.join(self.groups)}"
+        """The Maglev table of the machines that serve it; one of its own where
+        checks of the service have a say in it."""
+        own = f"/{self.number}" if self.service.checks else ""
+        return f"{app}:{','.join(self.groups)}{own}"
 
 
 def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from flyebpf.model.certificates import KeyPair, SelfSigned
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.nearest import Distances
 from flyebpf.model.records import (
     Address,
@@ -110,11 +111,18 @@ class Touched:
                 owners = {HOST, *self._certificate("")}
             case Machine():
                 owners = self._machine(record) | self._names_with(record)
+            case MachineChecks():
+                owners = self._checks(record)
             case Network():
                 owners = self._network(record)
             case WireguardPeer():
                 owners = self._peer(record)
         return owners
+
+    def _checks(self, checks: MachineChecks) -> set[Owner]:
+        """Tables and clusters of its machine's app."""
+        machine = self._state.machines.get(checks.machine)
+        return {("app", machine.app)} if machine else set()
 
     def _certificate(self, app: str) -> set[Owner]:
         """The operator's is every app's."""

@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "unixpeer": set(),
     "model": set(),
     "dns": {"model"},
+    "checks": set(),
     "proxy": {"model"},
     "flytoml": {"model", "tomllines"},
     "tomllines": set(),

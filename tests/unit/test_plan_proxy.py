@@ -10,6 +10,8 @@ import pytest
 
 from flyebpf.config import PoolsConfig
 from flyebpf.model.certificates import DEFAULT, SelfSigned
+from flyebpf.model.checkrows import CheckRow
+from flyebpf.model.health import CheckResult, MachineChecks
 from flyebpf.model.proxyrows import (
     Chain,
     ProxyAppRow,
@@ -27,6 +29,7 @@ from flyebpf.model.records import (
     AddressKind,
     AnyRecord,
     App,
+    Check,
     Concurrency,
     Deployment,
     HttpOptions,
@@ -38,7 +41,7 @@ from flyebpf.model.records import (
     Service,
     TlsOptions,
 )
-from flyebpf.model.rows import ReplyRow, Row, ServiceRow, SlotRow
+from flyebpf.model.rows import ReplyRow, Row, ServiceRow, SlotRow, TableRow
 from flyebpf.model.state import State
 from flyebpf.plan import HOST, Planner
 from tests.records import (
@@ -276,6 +279,71 @@ def test_whose_loads_are_wanted(options: dict[str, Any], more: list[Any], wanted
     here = app(deployment(one), address(), ONE, there, *(second[which] for which in more))
     (cluster,) = rows(here, ProxyClusterRow)
     assert cluster.watched is wanted
+
+
+PROBE, SEEN = Check("http", path="/up"), Check("tcp", name="db", port=5432)
+CHECKED = replace(service(80, handlers=HTTP), checks=(PROBE,))
+
+
+def test_checks_of_machines_here() -> None:
+    """Asked from where the proxy asks, at ports that are opened for it; also of
+    services that the proxy does not serve."""
+    checked = replace(deployment(CHECKED, service(9, to=99)), checks=(SEEN,))
+    far, off = machine(2, host="h2"), machine(3, state=MachineState.STOPPED)
+    for reached in ([address()], []):
+        here = app(checked, ONE, far, off, host(2), *reached)
+        found = [(row.machine, row.name, row.address, row.port) for row in rows(here, CheckRow)]
+        assert found == [
+            (ONE.id, "servicecheck-00-http-8080", ONE.private_ip, 8080),
+            (ONE.id, "db", ONE.private_ip, 5432),
+        ]
+        assert {row.source for row in rows(here, CheckRow)} == {"172.16.0.1"}
+        opened = {(row.address, row.port) for row in rows(here, ProxyTargetRow)}
+        assert opened >= {(ONE.private_ip, 8080), (ONE.private_ip, 5432)}
+
+
+def test_checks_are_for_their_groups() -> None:
+    named = replace(SEEN, processes=("db",))
+    services = replace(CHECKED, processes=("web",))
+    checked = replace(deployment(services, processes=("web", "db")), checks=(named,))
+    here = app(checked, machine(1, group="web"), machine(2, group="db"), address())
+    found = {(row.machine, row.name) for row in rows(here, CheckRow)}
+    assert found == {(machine(1).id, "servicecheck-00-http-8080"), (machine(2).id, "db")}
+
+
+def result(passing: bool, name: str = "servicecheck-00-http-8080") -> MachineChecks:
+    return MachineChecks(ONE.id, (CheckResult(name, passing),))
+
+
+@pytest.mark.parametrize(
+    ("found", "drains"),
+    [(result(True), False), (result(False), True), (result(False, "db"), False)],
+)
+def test_a_machine_that_fails_gets_nothing_new(found: MachineChecks, drains: bool) -> None:
+    """From the proxy as from the kernel; what is only reported changes nothing, nor
+    does another service's check."""
+    raw = replace(service(7000), checks=())
+    here = app(deployment(CHECKED, raw), ONE, machine(2), address(), found)
+    by_service = {row.soft: row for row in rows(here, ProxyClusterRow)}
+    (cluster,) = by_service.values()
+    assert [e.draining for e in cluster.endpoints] == [drains, False]
+    tables = {
+        r.name: r.backends
+        for r in Planner(PROXY).rows(here, ("app", "web"))
+        if isinstance(r, TableRow)
+    }
+    other = machine(2).id
+    assert tables == {
+        "web:app/0": (other,) if drains else (ONE.id, other),
+        "web:app": (ONE.id, other),
+    }
+
+
+def test_nobody_passes() -> None:
+    """Then nobody is served, as on the platform."""
+    here = app(deployment(CHECKED), ONE, address(), result(False))
+    (cluster,) = rows(here, ProxyClusterRow)
+    assert all(endpoint.draining for endpoint in cluster.endpoints)
 
 
 def test_groups_have_clusters_of_their_own() -> None:

@@ -8,6 +8,7 @@ from flyebpf.api.requests import Call
 from flyebpf.api.schema import ref, string
 from flyebpf.api.table import Handler, Route, items, page
 from flyebpf.errors import InvalidError
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.records import App, Host, Machine, MachineState, Network
 from flyebpf.ops import machines, moves, power
 
@@ -18,7 +19,7 @@ LONGEST = 240.0  # seconds that an answer may take
 
 def list_all(call: Call) -> object:
     store, app = call.store, call.query.get("app")
-    lookup = views.Lookup(store) if app else views.Lookup(store, App, Network, Host)
+    lookup = views.Lookup(store) if app else views.Lookup(store, App, Network, Host, MachineChecks)
     found = machines.list_all(store, app)
     return page([views.machine(record, lookup, call.backend) for record in found])
 
