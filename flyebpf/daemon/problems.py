@@ -14,6 +14,7 @@ from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.usage import tables
 from flyebpf.model.certificates import Certificate
+from flyebpf.model.checkrows import CheckRow
 from flyebpf.model.proxyrows import (
     ProxyAppRow,
     ProxyBindRow,
@@ -70,6 +71,7 @@ NAMES: dict[type[Row], str] = {
     HostPortRow: "host port",
     NameRow: "DNS name of network",
     ProxyRow: "proxy",
+    CheckRow: "check",
     ProxyTargetRow: "the proxy's way to",
     ProxyCertificateRow: "certificate",
     ProxyClusterRow: "service",

@@ -20,7 +20,9 @@ from flyebpf.api.backend import (
     Severity,
 )
 from flyebpf.api.routes import ROUTES
+from flyebpf.model.health import CheckResult
 from flyebpf.model.records import Address, AddressKind, Host, HostStatus
+from flyebpf.ops import health
 from flyebpf.ops.transact import Tx, transact
 from flyebpf.store.base import Entry, Put, Transaction
 from flyebpf.store.sqlite import SqliteStore
@@ -66,7 +68,7 @@ def test_every_route_answers_by_its_schema(web: Api) -> None:
     for target in (
         "/healthz", "/v1/status", "/v1/drops", "/v1/openapi.json", "/v1/orgs", "/v1/orgs/acme",
         "/v1/networks", "/v1/apps", "/v1/apps/web", "/v1/machines", one, f"{one}/environment",
-        f"{one}/hosts", "/v1/services", "/v1/addresses", "/v1/apps/web/deployment",
+        f"{one}/hosts", "/v1/services", "/v1/checks", "/v1/addresses", "/v1/apps/web/deployment",
         "/v1/dns?name=web.internal&type=AAAA&tcp=1",
         "/v1/doctor",
         "/v1/doctor?app=web",
@@ -120,7 +122,7 @@ def test_lists_ask_the_store_a_few_times(web: Api, tmp_path: Path) -> None:
     web.backend.store = counting
     for what in (
         "apps", "machines", "services", "addresses", "hosts", "networks", "orgs",
-        "wireguard-peers", "wireguard-peers/status", "certificates",
+        "wireguard-peers", "wireguard-peers/status", "certificates", "checks",
     ):  # fmt: skip
         counting.asked = 0
         web.ok("GET", f"/v1/{what}")
@@ -223,6 +225,33 @@ def test_lists_are_limited_to_the_app_asked_for(web: Api) -> None:
     found = web.ok("GET", "/v1/machines?app=api")["items"]
     assert [item["id"] for item in found] == [other["id"]]
     assert len(web.ok("GET", "/v1/machines")["items"]) == 2
+
+
+def test_checks(web: Api) -> None:
+    """Those of services and of the app, with what the machine's host has found."""
+    machine = web.ok("POST", "/v1/apps/web/machines", machine_body())
+    text = """
+        [[services]]
+        internal_port = 8080
+        [[services.tcp_checks]]
+        [[services.ports]]
+        port = 7000
+        [checks.db]
+        type = "http"
+        port = 5432
+    """
+    web.ok("POST", "/v1/apps/web/deployments", {"config": text})
+    result = CheckResult("db", False, "HTTP 500; 2xx passes", "2026-01-01T00:00:00Z")
+    health.publish(web.backend.store, machine["host"], {machine["id"]: (result,)})
+    first, second = web.ok("GET", "/v1/checks?app=web")["items"]
+    assert (first["name"], first["status"], first["routing"], first["since"]) == (
+        *("servicecheck-00-tcp-8080", "unknown", True, ""),
+    )
+    assert (second["name"], second["status"], second["routing"], second["output"]) == (
+        *("db", "critical", False, result.output),
+    )
+    shown = web.ok("GET", f"/v1/machines/{machine['id']}")["checks"]
+    assert shown == {"passing": 0, "critical": 1}
 
 
 def test_services_have_machines_addresses_and_counters(web: Api) -> None:
