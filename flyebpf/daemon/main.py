@@ -19,7 +19,7 @@ from flyebpf.bpf import loader
 from flyebpf.bpf.loader import Origin
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
-from flyebpf.daemon import mesh_setup, notify, stores, waker
+from flyebpf.daemon import mesh_setup, notify, scaler, stores, waker
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.checks import ChecksAgent
 from flyebpf.daemon.dns import DnsAgent
@@ -35,6 +35,7 @@ from flyebpf.daemon.problems import foreign_pins, socket_group
 from flyebpf.daemon.proxy import ProxyAgent
 from flyebpf.daemon.proxy_relay import RelayAgent
 from flyebpf.daemon.reload import merge
+from flyebpf.daemon.scaler import Scaler
 from flyebpf.daemon.waker import Waker, Wanted
 from flyebpf.drivers.bpf_maps import MapsDriver
 from flyebpf.drivers.checks import ChecksDriver
@@ -134,7 +135,19 @@ class Daemon:
         self._machines = MachineAgent(config, self._store)
         self._waker = Waker(config, self._store, look=self._wanted, answer=self._proxy_driver.woken)
         self._proxy_driver.wanted = self._waker.wanted
-        self._engine.followers += [self._dns, self._machines, self._waker]
+        self._scaler = Scaler(
+            config,
+            self._store,
+            self._proxy_driver.loads,
+            look=lambda: self._loop.call(
+                lambda: scaler.view(self._engine, self._proxy_driver), VIEW_PATIENCE
+            ),
+            more=self._waker.more,
+            led=self._waker.led,
+            packets=self._packets,
+        )
+        self._machines.busy = self._scaler.busy
+        self._engine.followers += [self._dns, self._machines, self._waker, self._scaler]
         self._backend.watch_dns(self._dns)
         self._proxy = ProxyAgent(self._proxy_driver, config.proxy.metrics_apps)
         self._backend.watch_proxy(self._proxy)
@@ -269,6 +282,8 @@ class Daemon:
         self._checks.start()
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
+        self._stack.callback(self._scaler.stop)
+        self._scaler.start()
         self._loop.run(self._step)
         notify.notify("STOPPING=1")
 
@@ -338,6 +353,14 @@ class Daemon:
             return None if row is None else waker.view(self._engine, row)
 
         return self._loop.call(look, VIEW_PATIENCE)
+
+    def _packets(self) -> dict[str, int]:
+        """What clients of each app have sent that the kernel serves."""
+        found: dict[str, int] = {}
+        for counters in self._backend.services():
+            app = counters.service.partition("/")[0]
+            found[app] = found.get(app, 0) + counters.in_packets
+        return found
 
     def _own_problems(self) -> list[Problem]:
         config = self._engine.config

@@ -8,6 +8,7 @@ takes connections, the clients are let through to it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import socket
@@ -83,6 +84,7 @@ class Waker:
         self._version = 0
         self._ended = False
         self._failed: dict[str, float] = {}  # until when
+        self._led: dict[str, frozenset[str]] = {}
 
     # As a follower of the state.
 
@@ -109,6 +111,19 @@ class Waker:
         name = f"wake-{cluster}"
         threading.Thread(target=self._work, args=(cluster,), name=name, daemon=True).start()
 
+    def led(self) -> dict[str, frozenset[str]]:
+        """The machines that clients of each cluster have been led to. How many of them
+        are there is known by cluster alone (``wake.REPORTED``)."""
+        return dict(self._led)
+
+    def more(self, cluster: str) -> None:
+        """Those that run have enough to do: have another machine started, if there is
+        one, and none is on its way."""
+        found = self._ask(cluster)
+        if found is not None and not found.choice.starting:
+            with contextlib.suppress(RefusedError):
+                self._order(found)
+
     def _work(self, cluster: str) -> None:
         begun = time.monotonic()
         refused = ""
@@ -124,6 +139,7 @@ class Waker:
             reason = refused if is_http(cluster) else wake.CLOSED
             self._answer(cluster, {wake.REFUSED_HEADER: reason})
             return
+        self._led[cluster] = self._led.get(cluster, frozenset()) | {machine}
         took = time.monotonic() - begun
         log.info("%s: clients go to machine %s after %.3f s", cluster, machine, took)
         self._answer(cluster, {wake.MACHINE_HEADER: address})

@@ -88,6 +88,11 @@ class ProxyDriver:
         row = self._table.rows[ProxyClusterRow].get(name)
         return row if isinstance(row, ProxyClusterRow) else None
 
+    def clusters(self) -> list[ProxyClusterRow]:
+        """All clusters, as they were applied."""
+        rows = self._table.rows[ProxyClusterRow].values()
+        return [row for row in rows if isinstance(row, ProxyClusterRow)]
+
     def _want(self, cluster: str) -> None:
         self.wanted(cluster)
 

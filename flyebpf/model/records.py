@@ -426,6 +426,24 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a host's proxy knows of machines that may be stopped, for the hosts that they
+    are on. ``active``: of those that had something to do lately, how much they have.
+    ``held``: machines that are being stopped and still have something to do. ``apps``:
+    whose clients the kernel serves, and has served lately."""
+
+    kind: ClassVar[str] = "load"
+    host: str
+    active: dict[str, int] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
+
+    @property
+    def ident(self) -> str:
+        return self.host
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
     """Round-trip times that a host measured: region to microseconds. Written
     anew only when one has changed by a fifth."""
@@ -510,6 +528,7 @@ AnyRecord = (
     | HostStatus
     | Presence
     | Latency
+    | Load
     | JoinToken
     | WireguardPeer
     | Certificate
@@ -537,6 +556,7 @@ KINDS: dict[str, type] = {
         HostStatus,
         Presence,
         Latency,
+        Load,
         JoinToken,
         WireguardPeer,
         Certificate,
@@ -552,5 +572,5 @@ BOOKKEEPING: frozenset[str] = frozenset(
 )
 """Kinds that only allocation reads; no plan depends on them."""
 
-PLANNED: frozenset[str] = frozenset(KINDS) - BOOKKEEPING - {HostStatus.kind}
+PLANNED: frozenset[str] = frozenset(KINDS) - BOOKKEEPING - {HostStatus.kind, Load.kind}
 """Kinds that rows depend on."""

@@ -30,6 +30,7 @@ from flyebpf.model.records import (
     Host,
     HostStatus,
     Latency,
+    Load,
     Machine,
     Network,
     Organization,
@@ -100,6 +101,7 @@ class State:
         self.vault = Vault()
         self.checks: dict[str, MachineChecks] = {}
         self.host_status: dict[str, HostStatus] = {}
+        self.loads: dict[str, Load] = {}
         self.wireguard_peers: dict[str, WireguardPeer] = {}
         self.quarantined: dict[tuple[str, str], str] = {}
         self._clusters: dict[str, Cluster] = {}
@@ -112,6 +114,7 @@ class State:
             Address.kind: self.addresses,
             Host.kind: self.hosts,
             HostStatus.kind: self.host_status,
+            Load.kind: self.loads,
             Presence.kind: self.fleet.presences,
             Latency.kind: self.fleet.latencies,
             WireguardPeer.kind: self.wireguard_peers,

@@ -14,6 +14,7 @@ from flyebpf.model.records import (
     Host,
     HostStatus,
     Latency,
+    Load,
     Machine,
     Pool,
     Presence,
@@ -130,7 +131,7 @@ def remove(store: Store, config: DaemonConfig, name: str, *, force: bool = False
         tx.get(Pool, private.pool_name(ident))
         tx.get(Pool, wireguard.pool_name(ident))
         _refuse(tx.store, host, force)
-        for kind in (Host, HostStatus, Presence, Latency):
+        for kind in (Host, HostStatus, Presence, Latency, Load):
             tx.delete(kind, ident)
         return host
 

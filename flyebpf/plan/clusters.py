@@ -81,11 +81,9 @@ class Clusters:
         )
 
     def _wakes(self, exposure: Exposure) -> bool:
-        """Whether there is a machine that a client may have to wait for."""
+        """Whether there is a machine that could be started for a client."""
         return exposure.service.auto_start and any(
-            machine.group in exposure.groups
-            and machine.state is not MachineState.STARTED
-            and self._hosts.has_command(machine.host, "start")
+            machine.group in exposure.groups and self._hosts.has_command(machine.host, "start")
             for machine in self._state.machines_of(self._app)
         )
 

@@ -93,13 +93,14 @@ class LoadReports:
 
 
 def _machines(stats: ClusterStats) -> dict[str, tuple[int, int]]:
-    """By address: in flight, and begun since the last report."""
-    found = {}
+    """By address: in flight, and begun since the last report. What has no address, as it
+    is inside Envoy, is one (``wake.REPORTED``)."""
+    found: dict[str, tuple[int, int]] = {}
     for locality in stats.upstream_locality_stats:
         for endpoint in locality.upstream_endpoint_stats:
             address = endpoint.address.socket_address
-            found[at(address.address, address.port_value)] = (
-                endpoint.total_requests_in_progress,
-                endpoint.total_issued_requests,
-            )
+            name = at(address.address, address.port_value)
+            active, begun = found.get(name, (0, 0))
+            active += endpoint.total_requests_in_progress
+            found[name] = active, begun + endpoint.total_issued_requests
     return found

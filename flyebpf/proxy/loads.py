@@ -49,6 +49,17 @@ class Loads:
             found = self._of.get(cluster)
             return None if found is None else dict(found)
 
+    def active(self, address: str) -> int:
+        """What a machine at this address has in flight, of all clusters."""
+        start = f"{address}:"
+        with self._changed:
+            return sum(
+                load.active
+                for machines in self._of.values()
+                for at, load in machines.items()
+                if load.active and at.startswith(start)
+            )
+
     @property
     def version(self) -> int:
         """Another one after each change."""

@@ -79,15 +79,15 @@ class Resource(NamedTuple):
     body: Json
 
 
-def endpoints(row: ProxyClusterRow, name: str) -> Resource:
+def endpoints(row: ProxyClusterRow, name: str, naps: int = 0) -> Resource:
     """Of the cluster of this name. Each priority is a group by itself; one without a
-    healthy machine leaves all to the next."""
+    healthy machine leaves all to the next. ``naps``: see ``flyebpf.proxy.wake``."""
     groups: dict[tuple[int, str], list[Json]] = {}
     for endpoint in row.endpoints:
         groups.setdefault((endpoint.priority, endpoint.region), []).append(_endpoint(endpoint))
-    if row.sleeps:  # the last one: its number may have no gap
+    if row.wakes and naps:  # the last one: priorities have no gaps
         last = max((priority for priority, _ in groups), default=-1)
-        groups[last + 1, ""] = [wake.endpoint(row.name)]
+        groups[last + 1, ""] = wake.endpoints(row.name, naps, awake=not row.sleeps)
     body = {
         "cluster_name": name,
         "endpoints": [

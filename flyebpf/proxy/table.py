@@ -71,6 +71,7 @@ class Table:
         self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in KINDS}
         self.places: dict[Hashable, int] = {}
         """Of binds that are port ranges: which of their address's."""
+        self._naps: dict[Hashable, int] = {}  # of clusters: how often they fell asleep
         self._binds = Index()  # by target
         self._app_binds = Index()
         self._app_routes = Index()
@@ -87,6 +88,8 @@ class Table:
         before = self.rows[kind].get(key)
         if before == row:
             return
+        if isinstance(row, ProxyClusterRow):
+            self._count_nap(before, row)
         if before is not None:
             self._unlink(before)
         self.rows[kind][key] = row
@@ -97,6 +100,12 @@ class Table:
         if row is not None:
             self._unlink(row)
             self.places.pop(key, None)
+            self._naps.pop(key, None)
+
+    def _count_nap(self, before: Row | None, row: ProxyClusterRow) -> None:
+        slept = isinstance(before, ProxyClusterRow) and before.sleeps
+        if row.sleeps and not slept:
+            self._naps[row.key] = self._naps.get(row.key, 0) + 1
 
     def forget_given(self) -> None:
         """Whoever had the resources has lost them: all are changes now."""
@@ -198,7 +207,7 @@ class Table:
             case ProxyClusterRow() as row:
                 if row.http or resources.is_shared(row):
                     yield resources.cluster(row, row.name, self._gate(row))
-                    yield resources.endpoints(row, row.name)
+                    yield resources.endpoints(row, row.name, self._naps.get(row.key, 0))
                 if row.watched and (found := self._names(row)):
                     yield resources.loads(row, found)
             case ProxyAppRow() as row:
@@ -240,7 +249,7 @@ class Table:
                     yield resources.shared_alias(row, name)
                     continue
                 yield resources.cluster(row, name, gate)
-                yield resources.endpoints(row, name)
+                yield resources.endpoints(row, name, self._naps.get(row.key, 0))
 
     def _of(self, key: Hashable) -> ProxyBindRow:
         row = self.rows[ProxyBindRow][key]

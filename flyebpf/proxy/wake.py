@@ -9,10 +9,11 @@ them until one does.
                           for each cluster  plane, which        or a refusal
                                             asks the daemon
 
-All of these are listeners inside Envoy. The endpoint's id is the cluster's name, which
-no client can say anything about. To the app's cluster it is a machine whose
-connections take long to be answered: whatever it speaks, h2 or PROXY protocol,
-websockets or large bodies, gets to the machine as it was sent.
+All of these are listeners inside Envoy. The endpoint's id has the cluster's name, which
+no client can say anything about. When a machine runs, the endpoint stays, draining, so
+that what goes through it is still counted (``REPORTED``). To the app's cluster it is a
+machine whose connections take long to be answered: whatever it speaks, h2 or PROXY
+protocol, websockets or large bodies, gets to the machine as it was sent.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ CLUSTER_HEADER, MACHINE_HEADER = "x-flyebpf-cluster", "x-flyebpf-machine"
 REFUSED_HEADER = "x-flyebpf-refused"
 LOCAL = f"envoy://{LISTENER}/"
 """What the control plane gets before the name of a cluster."""
+REPORTED = ":0"
+"""What load reports call these endpoints, which have no address."""
 CLOSED = "closed"
 """The refusal of connections that are not HTTP's."""
 REFUSALS = {
@@ -45,10 +48,27 @@ ATTEMPTS = 3  # to get a connection to a machine, or an answer from a new contro
 MANY = 1_000_000
 
 
-def endpoint(cluster: str) -> Json:
-    """The endpoint that stands for the machines of a cluster."""
-    address = {"server_listener_name": LISTENER, "endpoint_id": cluster}
-    return {"endpoint": {"address": {"envoy_internal_address": address}}}
+def endpoints(cluster: str, naps: int, *, awake: bool) -> list[Json]:
+    """The endpoints that stand for the machines of a cluster. ``awake``: they get
+    connections themselves. ``naps``: how often they have slept; what is open since an
+    earlier time must not be used again, but is still counted."""
+    before = [_endpoint(cluster, naps - 1, draining=True)] if naps > 1 else []
+    return [_endpoint(cluster, naps, draining=awake), *before]
+
+
+def _endpoint(cluster: str, nap: int, *, draining: bool) -> Json:
+    address = {"server_listener_name": LISTENER, "endpoint_id": f"{cluster}#{nap}"}
+    body: Json = {"endpoint": {"address": {"envoy_internal_address": address}}}
+    if draining:
+        body["health_status"] = "DRAINING"
+    return body
+
+
+def cluster_of(local: str) -> str:
+    """The cluster that an endpoint's listener was dialled for; "" for no address of ours."""
+    if not local.startswith(LOCAL):
+        return ""
+    return local.removeprefix(LOCAL).rpartition("#")[0]
 
 
 def bootstrap_extension() -> Json:

@@ -62,8 +62,8 @@ class Waking:
 
     async def _check(self, request: CheckRequest, _: Any) -> CheckResponse:
         said = request.attributes.request.http.headers.get(wake.CLUSTER_HEADER, "")
-        known = said.startswith(wake.LOCAL)
-        answer = await self.where(said.removeprefix(wake.LOCAL)) if known else NOBODY
+        cluster = wake.cluster_of(said)
+        answer = await self.where(cluster) if cluster else NOBODY
         response = CheckResponse()
         response.ok_response.headers.extend(
             HeaderValueOption(

@@ -143,12 +143,13 @@ class Cluster(Rig):
 
     @contextmanager
     def proxied(self, *names: str) -> Iterator[None]:
-        """These hosts run a proxy inside the block."""
+        """These hosts run a proxy inside the block, and can start their VMs."""
         files = {name: self.where.host(name) / "flyebpf.toml" for name in names}
         before = {name: file.read_text() for name, file in files.items()}
         try:
             for name, file in files.items():
-                file.write_text(before[name] + '\n[proxy]\nengine = "envoy"\nworkers = 1\n')
+                more = '\n[proxy]\nengine = "envoy"\nworkers = 1\n'
+                file.write_text(before[name] + more + hosts.machine_commands(self.where))
                 self.restart(name)
             yield
         finally:

@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flyebpf.api.client import ApiError, path
-from tests.netns.rig import TOOLS, App, Rig
+from tests.netns.rig import TOOLS, App, Rig, tool_argv
 
 pytestmark = pytest.mark.root
 
@@ -204,3 +206,54 @@ def restart(rig: Rig) -> None:
     for verb in ("stop", "start"):
         rig.command("lab", "daemon", verb, "host1")
     rig.settle()
+
+
+LIMITED = (
+    WEB.replace("internal_port", 'auto_stop_machines = "stop"\ninternal_port')
+    + '[services.concurrency]\ntype = "requests"\nsoft_limit = 2\nhard_limit = 4\n'
+)
+
+
+@pytest.fixture(scope="module")
+def quick(rig: Rig) -> None:
+    """The host looks every second for machines that nobody needs."""
+    config = rig.where.host("host1") / "flyebpf.toml"
+    config.write_text(config.read_text().replace("[machines]\n", "[machines]\nautostop = 1\n"))
+    restart(rig)
+
+
+def test_more_and_fewer(rig: Rig, web: App, quick: None, tmp_path: Path) -> None:
+    """At the soft limit another machine is started; when there is nothing to do one after
+    the other is stopped, and the next client wakes one again."""
+    sleep_all(rig, web)
+    rig.deploy(web, LIMITED)
+    body = tmp_path / "body"
+    body.write_bytes(bytes(BODY))
+    slowly = ("curl", "-sS", "--limit-rate", "10k", "--data-binary", f"@{body}")
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(rig.background("client1", *slowly, f"http://{web.vip}/"))
+        rig.until(lambda: states(rig, web) == ["started"] * 2, "both are needed", 20)
+    rig.until(lambda: states(rig, web) == ["started", "stopped"], "one is stopped", 30)
+    rig.until(lambda: states(rig, web) == ["stopped"] * 2, "so is the other", 30)
+    rig.until(lambda: fetch(rig, web)[0] == 200, "one is started again", 20)
+
+
+def test_connections_are_let_finish(rig: Rig, chat: App, quick: None) -> None:
+    """A machine is not stopped while somebody talks to it, however it was started, and
+    one that is to be stopped has time for that."""
+    sleep_all(rig, chat)
+    options = ("--upgrade", "--wait")
+    rig.deploy(chat, CHAT.replace("internal_port", 'auto_stop_machines = "stop"\ninternal_port'))
+    with rig.background("client1", *tool_argv("talk", chat.vip, 80, *options)) as talking:
+        assert talking.stdout is not None
+        assert json.loads(talking.stdout.readline())["repeats"]
+        (machine,) = machines(rig, chat)
+        stopping = ThreadPoolExecutor(1)
+        stopped = stopping.submit(rig.api().post, path("machines", machine["id"], "stop"))
+        with pytest.raises(TimeoutError):
+            stopped.result(4)
+        assert states(rig, chat) == ["stopping"]
+        assert talking.poll() is None
+    assert stopped.result(30)["state"] == "stopped"
+    stopping.shutdown()

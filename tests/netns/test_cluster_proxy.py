@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -86,6 +87,26 @@ def computer(cluster: Cluster, folder: Path, org: str) -> Iterator[None]:
     cluster.flyebpf("host1", "wireguard", "remove", f"pc-{org}", "-o", org, "-y")
 
 
+def woken_from_another_host(cluster: Cluster, app: App) -> None:
+    """Clients at two hosts at once: one machine is started, and serves both."""
+    cluster.add_vm(app, "near1", sys.executable, str(TOOLS / "say.py"), "8080", "near1")
+    ids = [cluster.vm(name).machine for name in ("far1", "near1")]
+    for ident, host in zip(ids, ("host1", "host2"), strict=True):  # on either host
+        cluster.api(host).post(path("machines", ident, "stop"))
+    cluster.settle()
+    command = ("curl", "-sS", "-m", "60", f"http://{app.vip}/")
+    cluster.edge(app.vip, *PEERS)
+    asked = [
+        Popen(cluster.argv(node, command), stdout=PIPE, text=True)
+        for node in ("client1", "client2") * 4  # their flows are shared out
+    ]
+    answers = [json.loads(one.communicate(timeout=60)[0]) for one in asked]
+    assert {answer["peer"] for answer in answers} <= set(PEERS.values())
+    assert len({answer["name"] for answer in answers}) == 1
+    states = [cluster.api().get(path("machines", ident))["state"] for ident in ids]
+    assert sorted(states) == ["started", "stopped"]
+
+
 def test_any_hosts_proxy_reaches_the_machine(
     cluster: Cluster, cluster_app: CreateApp, tmp_path: Path
 ) -> None:
@@ -107,6 +128,7 @@ def test_any_hosts_proxy_reaches_the_machine(
         assert closed.returncode == 28
         assert cluster.drops("host2").get("not_for_vm", 0) >= 1
         users_computers_call_flycast(cluster, app, tmp_path)
+        woken_from_another_host(cluster, app)
     for name in PEERS:
         left = cluster.run(name, "ip", "route", "show", "table", "local", "proto", "254").stdout
         assert left == ""

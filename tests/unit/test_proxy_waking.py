@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 from flyebpf.model.proxyrows import ProxyClusterRow, ProxyEndpoint
-from flyebpf.proxy import resources, wake
+from flyebpf.proxy import wake
+from flyebpf.proxy.table import Table
 from flyebpf.proxy.waking import HELD, Waking
 
 ADDRESS = {wake.MACHINE_HEADER: "172.16.0.2:8080"}
@@ -59,23 +62,39 @@ def test_too_many() -> None:
 
 
 def test_where_an_endpoint_stands_for_machines() -> None:
-    """While none takes connections; after those that go on with theirs."""
+    """While none takes connections; after those that go on with theirs. Later it stays
+    for those who came that way, and the next time it is another one."""
     serves = ProxyEndpoint("m1", "172.16.0.2", 8080, "ams")
     drains = ProxyEndpoint("m1", "172.16.0.2", 8080, "ams", draining=True)
+    table = Table()
 
-    def priorities(*endpoints: ProxyEndpoint, wakes: bool = True) -> list[tuple[int, str]]:
-        row = ProxyClusterRow("web/8080:app", "web", endpoints, http=True, wakes=wakes)
-        groups = resources.endpoints(row, row.name).body["endpoints"]
+    def found(*ends: ProxyEndpoint, wakes: bool = True) -> list[tuple[int, str, str]]:
+        table.put(ProxyClusterRow("web/8080:app", "web", ends, http=True, wakes=wakes))
+        bodies = [json.loads(body) for kind, _, body in table.changes()[0] if kind == "endpoints"]
         return [
-            (group["priority"], kind)
-            for group in groups
+            (group["priority"], ident(member["endpoint"]["address"]), member.get("health_status"))
+            for body in bodies
+            for group in body["endpoints"]
             for member in group["lb_endpoints"]
-            for kind in member["endpoint"]["address"]
         ]
 
-    waker = "envoy_internal_address"
-    assert priorities() == [(0, waker)]
-    assert priorities(wakes=False) == []
-    assert priorities(serves) == [(0, "socket_address")]
-    assert priorities(drains) == [(0, "socket_address"), (1, waker)]
-    assert priorities(serves, drains) == [(0, "socket_address")] * 2
+    def ident(address: dict[str, Any]) -> str:
+        inner = address.get("envoy_internal_address")
+        return inner["endpoint_id"] if inner else address["socket_address"]["address"]
+
+    machine, drained = (0, "172.16.0.2", None), (0, "172.16.0.2", "DRAINING")
+    assert found(serves) == [machine]
+    assert found(drains) == [drained, (1, "web/8080:app#1", None)]
+    assert found() == [(0, "web/8080:app#1", None)]
+    assert found(serves) == [machine, (1, "web/8080:app#1", "DRAINING")]
+    assert found(drains) == [
+        drained,
+        (1, "web/8080:app#2", None),
+        (1, "web/8080:app#1", "DRAINING"),
+    ]
+    assert found(serves, wakes=False) == [machine]
+
+
+def test_whose_clients_they_are() -> None:
+    assert wake.cluster_of("envoy://wake/web/8080:app+tcp#12") == "web/8080:app+tcp"
+    assert wake.cluster_of("203.0.113.1:80") == wake.cluster_of("") == ""

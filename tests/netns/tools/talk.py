@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client: ``talk.py ADDRESS PORT [--upgrade]``. Says what the server said first, and
-whether it repeats what it is told."""
+"""A client: ``talk.py ADDRESS PORT [--upgrade] [--wait]``. Says what the server said first,
+and whether it repeats what it is told; waits then until the server ends it."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as connection
         pass
     stream.write(WORDS)
     stream.flush()
-    print(json.dumps({"first": first, "repeats": stream.readline() == WORDS}))
+    print(json.dumps({"first": first, "repeats": stream.readline() == WORDS}), flush=True)
+    if "--wait" in sys.argv:
+        connection.settimeout(None)
+        stream.readline()
     stream.close()
