@@ -86,8 +86,8 @@ class FakeProbes:
         self.asked.append((address, port, host))
         return self.by_port.get(port, self.fetched)
 
-    def handshake(self, address: str, port: int, host: str) -> Fetched:
-        self.asked.append((address, port, host))
+    def handshake(self, address: str, port: int, host: str, *, postgres: bool = False) -> Fetched:
+        self.asked.append((address, port, f"{host}, as PostgreSQL" if postgres else host))
         return self.shaken
 
     def edge(self, address: str, protocol: str, port: int) -> Sequence[Edge]:

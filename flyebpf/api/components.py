@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from flyebpf.api.components_cluster import CLUSTER, NETWORK_FIELDS
-from flyebpf.api.components_proxy import PROXY
+from flyebpf.api.components_proxy import HTTP_OPTIONS, PROXY, TLS_OPTIONS
 from flyebpf.api.schema import (
     Schema,
     array,
@@ -167,6 +167,13 @@ COMPONENTS: dict[str, Schema] = {
                 }
             ),
             "checks": integer("How many health checks it has."),
+            "auto_start": boolean("A request starts a machine that is stopped."),
+            "auto_stop": string("Machines that nobody needs.", enum=["off", "stop", "suspend"]),
+            "min_machines_running": integer("In the primary region."),
+            "proxy_proto": nullable(string("Of a PROXY header that machines get, v1 or v2.")),
+            "tls_options": nullable(obj(TLS_OPTIONS)),
+            "http_options": nullable(obj(HTTP_OPTIONS)),
+            "regions": array(string("Where it has machines, started or not.")),
             "machines": integer("Machines that new flows can go to."),
             "needs_proxy": boolean("By its handlers, or an address of it: not the kernel's alone."),
             "counters": nullable(ref("Counters")),

@@ -4,10 +4,45 @@
 from __future__ import annotations
 
 from flyebpf.api.components_cluster import NETWORK_FIELDS
-from flyebpf.api.schema import Schema, array, boolean, integer, number, obj, ref, string
+from flyebpf.api.schema import (
+    Schema,
+    array,
+    boolean,
+    integer,
+    mapping,
+    nullable,
+    number,
+    obj,
+    ref,
+    string,
+)
 
 LONGEST = 65_536  # characters of PEM text
 
+TLS_OPTIONS: dict[str, Schema] = {
+    "alpn": array(string()),
+    "versions": array(string()),
+    "default_self_signed": boolean(),
+}
+HTTP_OPTIONS: dict[str, Schema] = {
+    "compress": boolean(),
+    "h2_backend": boolean(),
+    "idle_timeout": nullable(integer("Seconds.")),
+    "headers_read_timeout": nullable(integer("Seconds.")),
+    "pristine": boolean(),
+    "response_headers": mapping(array(string()), "What answers get; an empty list removes it."),
+    "replay_cache": array(
+        obj(
+            {
+                "path_prefix": string(),
+                "type": string(enum=["cookie", "header"]),
+                "name": string(),
+                "ttl_seconds": integer(),
+                "allow_bypass": boolean(),
+            }
+        )
+    ),
+}
 PROXY: dict[str, Schema] = {
     "Proxy": obj(
         {

@@ -89,9 +89,10 @@ class Probes(Protocol):
     def fetch(self, address: str, port: int, host: str, *, tls: bool) -> Fetched:
         """``HEAD /`` of ``host`` at such an address."""
 
-    def handshake(self, address: str, port: int, host: str) -> Fetched:
-        """A TLS handshake for ``host`` at such an address; ``CLOSED`` where the
-        connection ends at once after it."""
+    def handshake(self, address: str, port: int, host: str, *, postgres: bool = False) -> Fetched:
+        """A TLS handshake for ``host`` at such an address, asked for as PostgreSQL's
+        clients do or begun at once; ``CLOSED`` where the connection ends at once after
+        it."""
 
     def edge(self, address: str, protocol: str, port: int) -> Sequence[Edge]:
         """Some clients' first packets (``tcp``: a SYN, ``udp``: nothing in it) to a

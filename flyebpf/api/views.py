@@ -24,6 +24,8 @@ from flyebpf.model.records import (
     Host,
     Machine,
     Network,
+    Port,
+    Service,
     WireguardPeer,
 )
 from flyebpf.ops import machines
@@ -247,12 +249,13 @@ def service(
     *,
     addresses: Sequence[Address],
     hostnames: Sequence[str],
+    regions: Sequence[str],
     machines: int,
     counters: ServiceCounters | None,
     lookup: Lookup,
 ) -> Json:
     """One port (or range) of a service. ``addresses``: that carry it; ``hostnames``:
-    of the app."""
+    of the app; ``regions``: where it has machines."""
     port, limits = exposure.port, exposure.service.concurrency
     kinds = {address.type for address in addresses}
     return {
@@ -273,10 +276,33 @@ def service(
             "hard_limit": limits.hard_limit,
         },
         "checks": len(exposure.service.checks),
+        **_handling(exposure.service, port),
+        "regions": list(regions),
         "machines": machines,
         "needs_proxy": exposure.proxy or bool(kinds & PROXIED),
         "counters": None if counters is None else _counters(counters),
     }
+
+
+def _handling(service: Service, port: Port) -> Json:
+    """How its machines come and go, and the options of its handlers."""
+    http = None
+    if port.http_options is not None:
+        headers = {name: list(values) for name, values in port.http_options.response_headers}
+        http = {**asdict(port.http_options), "response_headers": headers}
+        http["replay_cache"] = [asdict(rule) for rule in port.http_options.replay_cache]
+    return {
+        "auto_start": service.auto_start,
+        "auto_stop": service.auto_stop,
+        "min_machines_running": service.min_machines_running,
+        "proxy_proto": port.proxy_proto_version if "proxy_proto" in port.handlers else None,
+        "tls_options": None if port.tls_options is None else _listed(asdict(port.tls_options)),
+        "http_options": http,
+    }
+
+
+def _listed(found: Json) -> Json:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
 
 
 def _counters(record: ServiceCounters) -> Json:

@@ -16,6 +16,7 @@ PATIENCE = 4.0  # seconds for each step
 AT_ONCE = 0.3  # seconds within which a proxy that reaches nobody ends a connection
 TEXT = 400  # bytes of an error's answer
 AGENT = "flyebpf-doctor"
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # PostgreSQL's protocol, SSLRequest
 EXPIRED, NOT_YET, WRONG_NAME = 10, 9, 62  # X509_V_ERR_* (openssl/x509_vfy.h)
 
 
@@ -28,9 +29,9 @@ def fetch(address: str, port: int, host: str, *, tls: bool) -> Fetched:
     return found
 
 
-def handshake(address: str, port: int, host: str) -> Fetched:
-    """Only that, and whether the connection stays."""
-    with _shake(address, port, host, tls=True) as found:
+def handshake(address: str, port: int, host: str, *, postgres: bool = False) -> Fetched:
+    """Only that, and whether the connection stays. ``postgres``: asked for before."""
+    with _shake(address, port, host, tls=True, postgres=postgres) as found:
         if found.connected is None:
             return found.failed
         reply = Reply.CLOSED if ends(found.connected) else Reply.OPEN
@@ -68,17 +69,20 @@ class Shaken:
 
 
 @contextmanager
-def _shake(address: str, port: int, host: str, *, tls: bool) -> Iterator[Shaken]:
+def _shake(
+    address: str, port: int, host: str, *, tls: bool, postgres: bool = False
+) -> Iterator[Shaken]:
     """Made as by a client that checks the certificate, and if that refuses it as by
     one that does not."""
     trust = Trust.NONE
     try:
         try:
-            connected = _connect(address, port, host, _careful() if tls else None)
+            context = _careful() if tls else None
+            connected = _connect(address, port, host, context, postgres=postgres)
             trust = Trust.TRUSTED if tls else Trust.NONE
         except ssl.SSLCertVerificationError as error:
             trust = _trust(error.verify_code)
-            connected = _connect(address, port, host, _careless())
+            connected = _connect(address, port, host, _careless(), postgres=postgres)
     except OSError as error:
         yield Shaken(None, Trust.NONE, _failed(error))
         return
@@ -96,11 +100,17 @@ def _failed(error: OSError) -> Fetched:
     return Fetched(Reply.CLOSED, fault=f"the connection ends: {error.strerror}")
 
 
-def _connect(address: str, port: int, host: str, context: ssl.SSLContext | None) -> socket.socket:
+def _connect(
+    address: str, port: int, host: str, context: ssl.SSLContext | None, *, postgres: bool = False
+) -> socket.socket:
     plain = socket.create_connection((address, port), PATIENCE)
     if context is None:
         return plain
     try:
+        if postgres:
+            plain.sendall(SSL_REQUEST)
+            if plain.recv(1) != b"S":
+                raise ssl.SSLError(1, "PostgreSQL's request for TLS is not taken")
         return context.wrap_socket(plain, server_hostname=host)
     except BaseException:
         plain.close()

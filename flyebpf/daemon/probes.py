@@ -74,8 +74,8 @@ class HostProbes:
     def fetch(self, address: str, port: int, host: str, *, tls: bool) -> Fetched:
         return probe_http.fetch(address, port, host, tls=tls)
 
-    def handshake(self, address: str, port: int, host: str) -> Fetched:
-        return probe_http.handshake(address, port, host)
+    def handshake(self, address: str, port: int, host: str, *, postgres: bool = False) -> Fetched:
+        return probe_http.handshake(address, port, host, postgres=postgres)
 
     def edge(self, address: str, protocol: str, port: int) -> Sequence[Edge]:
         return self._edge.ask(address, protocol, port)

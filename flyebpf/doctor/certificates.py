@@ -6,13 +6,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from flyebpf.doctor.check import Check, Finding, Patient, failed, ok, skipped, warning
-from flyebpf.doctor.facts import Findings, facts
+from flyebpf.doctor.facts import TLS, Findings, facts
 from flyebpf.model.certificates import Certificate
 from flyebpf.model.hostnames import default_hostname
 from flyebpf.ops.transact import every
 from flyebpf.plan.services import Exposure
 
-TLS = frozenset(("tls", "pg_tls"))
 SOON = timedelta(days=14)
 
 

@@ -19,6 +19,7 @@ from flyebpf.ops.transact import every
 from flyebpf.plan.services import Exposure, exposures
 
 PUBLIC = frozenset((AddressKind.V4, AddressKind.V6, AddressKind.SHARED_V4))
+TLS = frozenset(("tls", "pg_tls"))
 AT_ONCE = 16
 """Questions that wait for their answers at the same time."""
 SHOWN = 5

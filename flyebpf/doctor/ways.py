@@ -8,6 +8,7 @@ from flyebpf.doctor.check import Check, Finding, Patient, failed, ok, skipped, w
 from flyebpf.doctor.facts import (
     PUBLIC,
     SHOWN,
+    TLS,
     Facts,
     Findings,
     facts,
@@ -85,7 +86,7 @@ def _asked(patient: Patient, found: Facts, exposure: Exposure, address: Address)
     handlers = set(exposure.port.handlers)
     if "proxy_proto" not in handlers and "http" in handlers:
         yield from _http(patient, found, exposure, address, where)
-    elif "tls" in handlers:
+    elif handlers & {"tls", "pg_tls"}:
         yield from _tls(patient, found, exposure, address, where)
     else:
         yield _raw(patient, exposure, address, where)
@@ -93,7 +94,7 @@ def _asked(patient: Patient, found: Facts, exposure: Exposure, address: Address)
 
 def _names(patient: Patient, found: Facts, exposure: Exposure, address: Address) -> list[str]:
     """Those by which clients ask there; where any is taken, the first."""
-    tls = "tls" in exposure.port.handlers
+    tls = not TLS.isdisjoint(exposure.port.handlers)
     private = f"{found.app}.flycast"
     if address.type is AddressKind.PRIVATE_V6:
         own = {record.hostname for record in every(patient.store, Certificate, app=found.app)}
@@ -129,7 +130,7 @@ def _http_said(found: Facts, exposure: Exposure, where: str, got: Fetched) -> Fi
 def _of_proxy(found: Facts, exposure: Exposure, where: str, got: Fetched) -> Finding | None:
     """What the proxy itself says in place of the app, if that is it."""
     if got.text.startswith(NO_MACHINE):
-        why = f"flyebpf machines list -a {found.app}, and flyebpf checks list -a {found.app}"
+        why = f"flyebpf machines list -a {found.app}: is one started, and does its check pass?"
         return failed(f"{where}: {got.status}, no machine can take it", why)
     if got.text.startswith(NO_CONNECTION):
         return failed(
@@ -176,7 +177,9 @@ def _tls(
 ) -> Findings:
     """Decrypted and passed on as it is: what the app speaks is not known."""
     for name in _names(patient, found, exposure, address):
-        got = patient.backend.probes.handshake(address.address, exposure.first, name)
+        got = patient.backend.probes.handshake(
+            address.address, exposure.first, name, postgres="pg_tls" in exposure.port.handlers
+        )
         shown = f"{where}, server name {name}"
         if got.trust is Trust.NONE:
             yield failed(f"{shown}: {got.fault}", "see app-certificates")

@@ -33,6 +33,12 @@ internal_port = 8080
 port = 8443
 handlers = ["tls"]
 [[services]]
+protocol = "tcp"
+internal_port = 8080
+[[services.ports]]
+port = 5432
+handlers = ["pg_tls"]
+[[services]]
 protocol = "udp"
 internal_port = 5000
 [[services.ports]]
@@ -117,6 +123,7 @@ def test_all_is_well(rig: Rig, web: App) -> None:
         f"app-anycast tcp 80 [http] at {web.vip}, http://web.fly.test:80/: 200",
         f"app-anycast tcp 443 [http, tls] at {web.vip}, https://web.fly.test:443/: 200",
         f"app-anycast tcp 8443 [tls] at {web.vip}, server name web.fly.test: the handshake is made",
+        f"app-anycast tcp 5432 [pg_tls] at {web.vip}, server name web.fly.test: the handshake is",
         "https://web.fly.test:443/: 200", "app-flycast tcp 80 [http] at fdaa:",
         "app-flycast tcp 7000 at fdaa:", "app-6pn machine ",
         "app-certificates the certificate of *.fly.test is valid until",

@@ -336,6 +336,51 @@ def test_deploy_and_services(web: Cli, tmp_path: Path) -> None:
     assert "version 2" in web.ok(f"deploy -a web -c {other}")
 
 
+FULL = """
+app = "web"
+primary_region = "ams"
+[[services]]
+internal_port = 8080
+auto_stop_machines = "suspend"
+min_machines_running = 1
+concurrency = { type = "requests", soft_limit = 10, hard_limit = 25 }
+[[services.ports]]
+port = 8443
+handlers = ["http", "tls"]
+tls_options = { alpn = ["h2"], versions = ["TLSv1.3"] }
+http_options = { compress = true, response = { headers = { Server = false, X-A = ["1", "2"] } } }
+[[services.ports]]
+port = 9000
+handlers = ["proxy_proto"]
+proxy_proto_options = { version = "v2" }
+"""
+
+
+def test_services_say_all_that_was_deployed(web: Cli) -> None:
+    Path("fly.toml").write_text(FULL)
+    use_proxy(Api(web.backend, ""))
+    add_machine(web)
+    web.ok("deploy -a web --no-public-ips")
+    web.ok("ips allocate-v4")
+    _, first, second = table(web.ok("services list"))
+    assert first[3:8] == ["tcp 8443 => 8080", "http, tls", "10 / 25 requests", "app", "ams"]
+    assert second[4] == "proxy_proto"
+    first, second = web.json("services list")
+    assert (first["auto_start"], first["auto_stop"]) == (True, "suspend")
+    assert first["min_machines_running"] == 1
+    assert first["regions"] == ["ams"]
+    assert first["tls_options"] == {
+        "alpn": ["h2"], "versions": ["TLSv1.3"], "default_self_signed": False
+    }  # fmt: skip
+    options = first["http_options"]
+    assert (options["compress"], options["pristine"], options["replay_cache"]) == (True, False, [])
+    assert {k.lower(): v for k, v in options["response_headers"].items()} == {
+        "server": [], "x-a": ["1", "2"]
+    }  # fmt: skip
+    assert (first["proxy_proto"], second["proxy_proto"]) == (None, "v2")
+    assert second["tls_options"] is second["http_options"] is None
+
+
 def test_a_file_of_another_app_is_warned_about(web: Cli) -> None:
     Path("other.toml").write_text(FLY_TOML.replace('"web"', '"other"'))
     code, out, err = web("deploy", "-a", "web", "-c", "other.toml")

@@ -235,7 +235,7 @@ CASES: dict[str, tuple[Change, str, str, str, str]] = {
                                  deployed(FORCED)(c)),
         "app-anycast", "failed", "200 in place of a redirect", "status"),
     "503": (probes(by_port={80: Fetched(Reply.OPEN, status=503, text="no healthy upstream")}),
-        "app-anycast", "failed", "503, no machine can take it", "checks list -a web"),
+        "app-anycast", "failed", "503, no machine can take it", "machines list -a web"),
     "503 connect": (probes(by_port={80: Fetched(Reply.OPEN, status=503,
                                                 text="upstream connect error or disconnect")}),
         "app-flycast", "failed", "the proxy reaches no machine", "app-listening"),
@@ -308,6 +308,12 @@ def test_tls_alone_is_asked_for_a_handshake(web: Cli) -> None:
     assert "the proxy reaches no machine" in wrong(web)[0][2]
     web.backend.probes.shaken = Fetched(Reply.CLOSED, fault="the TLS handshake fails")
     assert wrong(web)[0][2].endswith("the TLS handshake fails")
+
+
+def test_postgresql_is_asked_as_its_clients_do(web: Cli) -> None:
+    deploy(web, ("port = 7000", 'port = 5432\nhandlers = ["pg_tls"]'))
+    assert not wrong(web)
+    assert ("198.51.100.1", 5432, "web.fly.test, as PostgreSQL") in web.backend.probes.asked
 
 
 def test_machines_of_other_hosts_are_not_asked(web: Cli) -> None:

@@ -38,6 +38,7 @@ def list_all(call: Call) -> object:
                     exposure,
                     addresses=_carrying(of_addresses.get(name, ()), exposure),
                     hostnames=(default_hostname(name, domain), *of_hostnames.get(name, ())),
+                    regions=_regions(of_machines.get(name, []), exposure.groups),
                     machines=_usable(of_machines.get(name, []), exposure.groups),
                     counters=counters.get(exposure.name(name)),
                     lookup=lookup,
@@ -62,6 +63,10 @@ def _hostnames(found: Sequence[Certificate]) -> dict[str, list[str]]:
 
 def _names(found: list[App]) -> list[str]:
     return [app.name for app in found]
+
+
+def _regions(candidates: list[Machine], groups: tuple[str, ...]) -> list[str]:
+    return sorted({machine.region for machine in candidates if machine.group in groups})
 
 
 def _usable(candidates: list[Machine], groups: tuple[str, ...]) -> int:
