@@ -3,9 +3,11 @@
  * go to the proxy's listening sockets, whatever their address and port.
  *
  * Addresses of the pools are local to the host. What is bound to nobody there is
- * refused, and so is everything while the proxy is away: the host's own services
- * listen on all local addresses, and must not be found at an app's. Runs for
- * what opens a connection; established ones have been found before.
+ * refused: the host's own services listen on all local addresses, and must not be
+ * found at an app's. While the proxy is away for a moment its clients get sockets of
+ * the daemon's that drop every packet, so they try again after a second, and are
+ * refused when there is no daemon to bring the proxy back. Runs for what opens a
+ * connection; established ones have been found before.
  */
 #define BPF_LICENSE Dual BSD/GPL
 
@@ -79,7 +81,7 @@ int steer_sklookup(struct bpf_sk_lookup *ctx)
 {
 	struct bind_key key = {};
 	struct bpf_sock *socket;
-	__u32 *bound, index;
+	__u32 *bound, index, family, what = COUNT_PROXY_STEERED;
 	long failed;
 
 	if (!bind_key_of(ctx, &key))
@@ -89,14 +91,20 @@ int steer_sklookup(struct bpf_sk_lookup *ctx)
 		return host_own(ctx);
 	if (*bound >= PROXY_LISTENERS || ctx->protocol != IPPROTO_TCP)
 		return refuse(COUNT_PROXY_REFUSED);
-	index = 2 * *bound + (ctx->family == AF_INET6);
+	family = ctx->family == AF_INET6;
+	index = 2 * *bound + family;
 	socket = map_lookup(proxy_sockets, &index);
+	if (!socket) {
+		what = COUNT_PROXY_AWAY;
+		index = 2 * PROXY_WAITING + family;
+		socket = map_lookup(proxy_sockets, &index);
+	}
 	if (!socket)
 		return refuse(COUNT_PROXY_AWAY);
 	failed = sk_assign(ctx, socket, 0);
 	sk_release(socket);
 	if (failed)
 		return refuse(COUNT_PROXY_AWAY);
-	count(COUNT_PROXY_STEERED);
+	count(what);
 	return SK_PASS;
 }

@@ -151,6 +151,7 @@ struct bind_key {
 #define BIND_NOBODY 1000 /* of a pool: nothing answers here */
 #define BIND_SHARED 1001 /* of a shared pool: ask for the zero address */
 #define PROXY_LISTENERS 128
+#define PROXY_WAITING 127 /* no listener: its sockets take nothing, see steer_sklookup.c */
 
 /* icmp_limit[0], per CPU: how many errors the edge may still send; icmp_limit[1 +
  * slot]: how many to that machine. */

@@ -7,6 +7,8 @@ the programs' map of sockets; what it serves, it hears from the control plane.
 
 from __future__ import annotations
 
+import http.client
+import json
 import logging
 import os
 import select
@@ -30,7 +32,9 @@ READY = 10.0  # seconds that one may take to listen
 STEP = 0.02
 BACKOFF = (0.0, 0.1, 0.5, 1.0)  # seconds before a start, after so many in a row that failed
 RECENT = 600.0  # seconds for which an end is told of
-DRAIN = 60.0  # seconds that an older Envoy has for its connections
+DRAIN = 600.0  # seconds that an older Envoy has at most for its connections
+GIVEN_UP = len(BACKOFF)  # starts that failed in a row, after which clients are refused
+ACTIVE = ("http.http.downstream_cx_active", "tcp.tcp.downstream_cx_active")
 
 Apps = tuple[dict[str, AppStats], AppStats]
 """Those with metrics of their own, and the others together."""
@@ -64,6 +68,7 @@ class ProxyAgent:
         """Envoys that ended by themselves."""
         self._last_end = 0.0
         self.pid = 0
+        self._digest = ""  # of the Envoy that connections go to
         self.serving = False
 
     def start(self) -> None:
@@ -155,11 +160,15 @@ class ProxyAgent:
         self._end_older(envoy)
         if envoy is None:
             self.pid, self.serving, self._problem = 0, False, ""
+            driver.sockets.refuse()
             driver.changed.wait(LOOK if self._draining else None)
             return
+        if self._failed < GIVEN_UP:
+            driver.sockets.wait()
         pid = envoy.find()
         if not pid:
-            self._again()
+            if envoy.digest == self._digest:
+                self._again()
             log.info("starting Envoy %s", envoy.digest)
             pid = envoy.start()
         if pid != self.pid or not driver.sockets.present():
@@ -183,6 +192,7 @@ class ProxyAgent:
             found = envoy.listening(peer(envoy.admin) or pid)
             if found and self._driver.sockets.fill("envoy", all_listeners(), found):
                 self.pid, self.serving = peer(envoy.admin) or pid, True
+                self._digest = envoy.digest
                 self._failed, self._problem, self._listeners = 0, "", len(found)
                 log.info("Envoy %d serves", self.pid)
                 return
@@ -217,7 +227,7 @@ class ProxyAgent:
         """Envoys of other bootstraps drain, and end after a while."""
         sockets = self._driver.paths.sockets
         mine = envoy.admin if envoy else None
-        ready = envoy is None or self.serving
+        ready = envoy is None or (self.serving and self._digest == envoy.digest)
         for path in sockets.glob("*.sock") if sockets.is_dir() and ready else ():
             if path in (mine, self._driver.paths.ads):
                 continue
@@ -228,7 +238,7 @@ class ProxyAgent:
                 self._draining[pid] = time.monotonic() + DRAIN
                 log.info("Envoy %d drains", pid)
                 ask(path, "POST", "/drain_listeners?graceful")
-            elif time.monotonic() > self._draining[pid]:
+            elif time.monotonic() > self._draining[pid] or _is_idle(path):
                 del self._draining[pid]
                 end(pid)
 
@@ -237,4 +247,16 @@ class ProxyAgent:
         if text != self._problem:
             log.error("the proxy: %s", text)
         self._problem = text
+        if self._failed >= GIVEN_UP:
+            self._driver.sockets.refuse()
         self._ended.wait(BACKOFF[min(self._failed, len(BACKOFF) - 1)])
+
+
+def _is_idle(admin: Path) -> bool:
+    """Whether an Envoy has no connections any more."""
+    target = f"/stats?format=json&filter={'|'.join(ACTIVE)}"
+    try:
+        stats = json.loads(ask(admin, "GET", target)).get("stats", ())
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # it may be busy, or gone
+    return all(stat.get("value") == 0 for stat in stats)

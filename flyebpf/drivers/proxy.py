@@ -81,6 +81,7 @@ class ProxyDriver:
         """Envoy and its control plane stay, with what they know."""
         if self.feed is not None:
             self.feed.close()
+        self.sockets.refuse()
         self._netlink.close()
 
     def cluster(self, name: str) -> ProxyClusterRow | None:

@@ -106,6 +106,7 @@ class Envoy:
     def _arguments(self) -> list[str]:
         workers = str(self._workers)
         return ["-c", str(self.file), "--concurrency", workers, "--disable-hot-restart",
+                "--drain-time-s", "30", "--drain-strategy", "immediate",
                 "-l", "warning", "--file-flush-interval-msec", LOG_FLUSH]  # fmt: skip
 
     def says(self) -> str:

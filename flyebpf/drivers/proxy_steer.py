@@ -4,6 +4,7 @@ host's network namespace gives to the proxy; and that program."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from flyebpf.bpf import layout
 from flyebpf.bpf.layout import BIND_NOBODY, BIND_SHARED
 from flyebpf.bpf.loader import set_aside
 from flyebpf.bpf.program import NetnsLink, Program
@@ -38,6 +40,10 @@ ADDRESS_BITS, PORT_BITS = 128, 16
 PIN = "proxy-sklookup"
 OWNERS = {"envoy", "relay"}
 """Processes with sockets of their own."""
+SO_ATTACH_FILTER = 26
+SOCK_FILTER = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
+SOCK_FPROG = struct.Struct("HP")  # struct sock_fprog: len, filter
+BPF_RET = 0x06  # with k: how many bytes of the packet to take
 Entries = dict[bytes, bytes]
 
 
@@ -161,6 +167,23 @@ class Sockets:
         self._ports = ports
         self._hidden: dict[str, set[int]] = {}
         self._lock = threading.Lock()
+        self._waiting: list[socket.socket] = []
+
+    def wait(self) -> None:
+        """Whose listener has no socket is not refused, but tries again. Raises
+        KernelError."""
+        if self._waiting:
+            return
+        self._waiting = [deaf_socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
+        for place, waiting in enumerate(self._waiting):
+            key = u32(2 * layout.PROXY_WAITING + place)
+            self._table.update(key, waiting.fileno().to_bytes(8, "little"))
+
+    def refuse(self) -> None:
+        """The opposite. Their entries go with the sockets."""
+        for waiting in self._waiting:
+            waiting.close()
+        self._waiting.clear()
 
     def fill(
         self, of: str, listeners: Iterable[Listener], found: Mapping[str, tuple[int, int]]
@@ -201,6 +224,18 @@ class Sockets:
         """Whether the map has a socket for the listener; those of a process that has
         ended are gone."""
         return self._table.lookup(u32(2 * listener.number)) is not None
+
+
+def deaf_socket(family: int) -> socket.socket:
+    """A listening socket whose filter drops every packet before TCP sees it."""
+    made = socket.socket(family)
+    take_nothing = ctypes.create_string_buffer(SOCK_FILTER.pack(BPF_RET, 0, 0, 0))
+    made.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, SOCK_FPROG.pack(1, ctypes.addressof(take_nothing))
+    )
+    made.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+    made.listen(1)
+    return made
 
 
 def port_of(descriptor: int) -> int:

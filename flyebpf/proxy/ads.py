@@ -27,6 +27,7 @@ from envoy.extensions.load_balancing_policies.least_request.v3 import (  # noqa:
 from envoy.extensions.matching.common_inputs.transport_socket.v3 import (  # noqa: F401
     transport_socket_inputs_pb2,
 )
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2  # noqa: F401
 from envoy.extensions.transport_sockets.proxy_protocol.v3 import (  # noqa: F401
     upstream_proxy_protocol_pb2,
 )

@@ -24,6 +24,7 @@ CLIENT_HELLO = "15s"  # how long a client may take for its TLS handshake
 REQUEST_HEADERS = "60s"
 DRAIN_STREAMS = 100
 PIPE_BACKLOG = 4096
+CONNECT_ATTEMPTS = 4  # machines that a connection may try
 STRIPPED = (
     *("fly-client-ip", "fly-forwarded-port", "fly-region", "fly-request-id"),
     *("fly-preferred-instance-unavailable", "fly-replay-src", "fly-replay-failed", "fly-replay"),
@@ -143,6 +144,7 @@ def _tcp() -> Json:
             "@type": f"{TYPE}.filters.network.tcp_proxy.v3.TcpProxy",
             "stat_prefix": "tcp",
             "cluster": names.NO_CLUSTER,
+            "max_connect_attempts": CONNECT_ATTEMPTS,
             "idle_timeout": "3600s",
         },
     }

@@ -32,6 +32,39 @@ IDLE = 60  # seconds, where the app says nothing
 LIMITED_IDLE = 1
 """The same of a machine with a hard limit: connections that only wait for requests
 count, too, and those of one of Envoy's threads are of no use to the others."""
+KEPT = 4
+"""Seconds that a connection to a machine is kept for another request: less than common
+servers do (Node: 5), which would end it under that request."""
+RETRY: dict[str, Any] = {
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": 4,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/"
+                "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            },
+        }
+    ],
+    "host_selection_retry_max_attempts": "3",
+}
+"""What no machine has seen yet goes to another one, whatever its method."""
+OUTLIERS: dict[str, Any] = {
+    "split_external_local_origin_errors": True,
+    "consecutive_local_origin_failure": 1,
+    "enforcing_consecutive_local_origin_failure": 100,
+    "enforcing_local_origin_success_rate": 0,
+    "enforcing_consecutive_5xx": 0,
+    "enforcing_consecutive_gateway_failure": 0,
+    "enforcing_success_rate": 0,
+    "interval": "1s",
+    "base_ejection_time": "1s",
+    "max_ejection_time": "10s",
+    "max_ejection_percent": 50,
+}
+"""A machine that cannot be connected to is left out for a while where there are others:
+it would be the least loaded one. What it answers is its own business."""
 MANY = 1_000_000
 QUEUE = 1024
 """Requests or connections of a cluster that wait for a machine at its hard limit."""
@@ -117,8 +150,9 @@ def cluster(row: ProxyClusterRow, name: str, gate: Gate | None = None) -> Resour
         "eds_cluster_config": {"eds_config": ADS},
         "connect_timeout": CONNECT_TIMEOUT,
         "load_balancing_policy": LEAST_LOADED,
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "circuit_breakers": _limits(row),
+        "outlier_detection": OUTLIERS,
     }
     if row.http:
         body["typed_extension_protocol_options"] = {HTTP_OPTIONS: _http_options(row)}
@@ -144,7 +178,7 @@ def shared_alias(row: ProxyClusterRow, name: str) -> Resource:
         "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": config},
         "connect_timeout": CONNECT_TIMEOUT,
         "lb_policy": "CLUSTER_PROVIDED",
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "circuit_breakers": _limits(row),
     }
     return Resource(Type.CLUSTER, name, body)
@@ -167,7 +201,7 @@ def _http_options(row: ProxyClusterRow) -> Json:
         "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
         "explicit_http_config": {protocol: {"max_concurrent_streams": 1} if alone else {}},
         "common_http_protocol_options": {
-            "idle_timeout": f"{IDLE if row.hard is None else LIMITED_IDLE}s"
+            "idle_timeout": f"{KEPT if row.hard is None else LIMITED_IDLE}s"
         },
     }
     return options
@@ -257,6 +291,7 @@ def _vhost(row: ProxyRouteRow, domains: list[str]) -> Json:
         routed.insert(0, replay.route(row, _idle(row)))
     body: Json = {"name": row.name, "domains": domains, "routes": routed}
     body["request_body_buffer_limit"] = replay.LARGEST
+    body["retry_policy"] = RETRY
     add, remove = _response(row)
     if add:
         body["response_headers_to_add"] = add

@@ -13,7 +13,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from flyebpf.bpf import layout
-from flyebpf.drivers.proxy_steer import key_of, packed
+from flyebpf.drivers.proxy_steer import Sockets, key_of, packed
 from flyebpf.model.reasons import Count, DropReason
 from tests import packets as p
 from tests import packets6 as p6
@@ -346,6 +346,22 @@ def test_steered(steered: tuple[Rig, socket.socket], address: str, port: int) ->
     assert verdict == PASS
     assert cookie == listening.getsockopt(socket.SOL_SOCKET, 57, 8)  # SO_COOKIE
     assert rig.count(Count.PROXY_STEERED) == before + 1
+    listening.close()
+
+
+def test_clients_wait_for_the_proxy(steered: tuple[Rig, socket.socket]) -> None:
+    """Whose listener has no socket gets one that takes nothing, while there is one."""
+    rig, listening = steered
+    sockets = Sockets(rig.maps["proxy_sockets"], rig.maps["proxy_own"])
+    sockets.wait()
+    for address, port in (("203.0.113.10", 8443), ("2001:db8::1", 443)):
+        before = rig.count(Count.PROXY_AWAY)
+        verdict, cookie = rig.programs["steer_sklookup"].test_lookup(lookup(address, port))
+        assert (verdict, cookie != bytes(8)) == (PASS, True)
+        assert rig.count(Count.PROXY_AWAY) == before + 1
+    sockets.refuse()
+    run = rig.programs["steer_sklookup"].test_lookup(lookup("203.0.113.10", 8443))
+    assert run == (DROP, bytes(8))
     listening.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from google.protobuf.json_format import ParseDict
 
-from flyebpf.bpf.layout import PROXY_LISTENERS
+from flyebpf.bpf.layout import PROXY_WAITING
 from flyebpf.model.proxyrows import (
     Chain,
     ProxyBindRow,
@@ -344,7 +344,7 @@ def test_with_a_certificate_it_is_for_clients_that_say_no_name() -> None:
 def test_every_listener_has_a_number_of_its_own() -> None:
     found = list(chains.all_listeners())
     assert len({one.number for one in found}) == len({one.name for one in found}) == len(found)
-    assert max(one.number for one in found) < PROXY_LISTENERS
+    assert max(one.number for one in found) < PROXY_WAITING
 
 
 @pytest.mark.parametrize("alpn", [("h2", "http/1.1"), ("http/1.1",), (), ("h2",), ("mqtt",)])

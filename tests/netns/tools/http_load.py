@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """http_load ADDRESS PORT SECONDS RATE: a new connection for every request.
 
-Prints "ready", in the end ``{"ok", "failed", "errors", "slowest"}``. SIGTERM
-ends it early.
+Prints "ready", in the end ``{"ok", "failed", "errors", "slowest", "last_error"}``, the
+last one by the monotonic clock. SIGTERM ends it early.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ async def request(address: str, port: int) -> None:
     writer.close()
     await writer.wait_closed()
     if not answer.startswith(b"HTTP/1.1 200") or b"as the VM sees it" not in answer:
-        raise ValueError(f"answered {answer[:80]!r}")
+        raise ValueError(f"answered {answer[:40] + answer[-130:]!r}")
 
 
 async def main() -> None:
@@ -33,14 +33,17 @@ async def main() -> None:
     result: dict[str, object] = {}
     times: list[float] = []
     errors: list[str] = []
+    last_error = 0.0
 
     async def one() -> None:
+        nonlocal last_error
         started = time.monotonic()
         try:
             await asyncio.wait_for(request(address, port), 10)
             times.append(time.monotonic() - started)
         except (OSError, ValueError, TimeoutError) as error:
             errors.append(f"{type(error).__name__}: {error}")
+            last_error = time.monotonic()
 
     started = time.monotonic()
     tasks = set()
@@ -54,7 +57,8 @@ async def main() -> None:
     while tasks:
         await asyncio.wait(tasks)
     result = {"ok": len(times), "failed": len(errors), "errors": errors[:10]}
-    print(json.dumps({**result, "slowest": max(times, default=0.0)}))
+    result |= {"slowest": max(times, default=0.0), "last_error": last_error}
+    print(json.dumps(result))
 
 
 asyncio.run(main())
