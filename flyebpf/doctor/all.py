@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from flyebpf.doctor import app, certificates, dns, host, listening, ways
+from flyebpf.doctor import app, certificates, dns, health, host, listening, ways
 from flyebpf.doctor.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -11,6 +11,7 @@ CHECKS: tuple[Check, ...] = (
     *dns.CHECKS,
     *app.CHECKS,
     *certificates.CHECKS,
+    *health.CHECKS,
     *listening.CHECKS,
     *ways.CHECKS,
 )

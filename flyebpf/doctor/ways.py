@@ -130,7 +130,7 @@ def _http_said(found: Facts, exposure: Exposure, where: str, got: Fetched) -> Fi
 def _of_proxy(found: Facts, exposure: Exposure, where: str, got: Fetched) -> Finding | None:
     """What the proxy itself says in place of the app, if that is it."""
     if got.text.startswith(NO_MACHINE):
-        why = f"flyebpf machines list -a {found.app}: is one started, and does its check pass?"
+        why = f"flyebpf machines list -a {found.app}, and flyebpf checks list -a {found.app}"
         return failed(f"{where}: {got.status}, no machine can take it", why)
     if got.text.startswith(NO_CONNECTION):
         return failed(

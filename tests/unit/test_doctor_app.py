@@ -17,6 +17,7 @@ from flyebpf.api.backend import Problem, Severity
 from flyebpf.api.probes import Edge, Fetched, Reply, Trust, Way
 from flyebpf.config import ProxyConfig
 from flyebpf.model.certificates import Certificate
+from flyebpf.model.health import CheckResult, MachineChecks
 from flyebpf.model.records import Address, AddressKind, Host
 from flyebpf.ops.transact import Tx, transact
 from tests.api import Api, use_proxy
@@ -87,7 +88,9 @@ def wrong(cli: Cli) -> list[tuple[str, str, str, str]]:  # noqa: F811
 
 def test_all_is_well(web: Cli) -> None:
     found = findings(web)
-    assert {f["state"] for f in found} == {"ok"}
+    skipped = [f["check"] for f in found if f["state"] == "skipped"]
+    assert skipped == ["app-checks"]
+    assert {f["state"] for f in found} == {"ok", "skipped"}
     assert not [f for f in found if f["remedy"]]
     texts = [f["message"] for f in found if f["check"] == "app-anycast"]
     assert texts == [
@@ -235,7 +238,7 @@ CASES: dict[str, tuple[Change, str, str, str, str]] = {
                                  deployed(FORCED)(c)),
         "app-anycast", "failed", "200 in place of a redirect", "status"),
     "503": (probes(by_port={80: Fetched(Reply.OPEN, status=503, text="no healthy upstream")}),
-        "app-anycast", "failed", "503, no machine can take it", "machines list -a web"),
+        "app-anycast", "failed", "503, no machine can take it", "checks list -a web"),
     "503 connect": (probes(by_port={80: Fetched(Reply.OPEN, status=503,
                                                 text="upstream connect error or disconnect")}),
         "app-flycast", "failed", "the proxy reaches no machine", "app-listening"),
@@ -314,6 +317,33 @@ def test_postgresql_is_asked_as_its_clients_do(web: Cli) -> None:
     deploy(web, ("port = 7000", 'port = 5432\nhandlers = ["pg_tls"]'))
     assert not wrong(web)
     assert ("198.51.100.1", 5432, "web.fly.test, as PostgreSQL") in web.backend.probes.asked
+
+
+SERVICE = "[http_service]\ninternal_port = 8080\n"
+CHECKED = (SERVICE, f"{SERVICE}[[http_service.checks]]\npath = '/up'\n")
+REPORTED = (SERVICE, f"{SERVICE}[checks.disk]\ntype = 'tcp'\nport = 9\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "state", "effect"),
+    [
+        (CHECKED, "servicecheck-00-http-8080", "failed", "which get nothing new of its service"),
+        (REPORTED, "disk", "warning", "nothing follows from it"),
+    ],
+)
+def test_health_checks(
+    web: Cli, change: tuple[str, str], name: str, state: str, effect: str
+) -> None:
+    deploy(web, change)
+    (before,) = [f for f in findings(web) if f["check"] == "app-checks"]
+    assert (before["state"], before["message"]) == ("ok", "none of 1 health checks fails")
+    record = MachineChecks(ident(web), (CheckResult(name, False, "500 at /up"),))
+    transact(web.backend.store, lambda tx: tx.put(record))
+    ((check, found, message, remedy),) = wrong(web)
+    assert (check, found) == ("app-checks", state)
+    assert effect in message
+    assert message.endswith("500 at /up")
+    assert remedy.startswith("flyebpf checks list -a web")
 
 
 def test_machines_of_other_hosts_are_not_asked(web: Cli) -> None:
