@@ -33,7 +33,6 @@ CLUSTER = "replay"
 ROUTE = "replay"
 """Only to routes of this name does the router follow what looks like a redirect."""
 ASK, SOURCE, HOP, UP = (f"x-flyebpf-{name}" for name in ("ask", "source", "hop", "up"))
-BODY = "x-flyebpf-json"
 TARGET, WAIT = "x-flyebpf-cluster", "x-flyebpf-timeout"
 """Headers of ours: no client's reach this, and none of them reaches a machine."""
 ASKING = (
@@ -64,12 +63,13 @@ def asking() -> Json:
 
 
 def upstream_filters(what: Listener) -> list[Json]:
-    """Of the router: an answer with ``fly-replay`` becomes a redirect to the same URL.
-    Answers pass them from the last to the first."""
+    """Of the router: an answer with ``fly-replay`` becomes a redirect to the same URL. What
+    Envoy and this proxy say comes before what the app says, which may have tabs. Answers
+    pass filters from the last to the first."""
     # An app may put tabs into its headers: what Envoy says itself comes before all of them.
     seen = (
         f"replay\t%UPSTREAM_HOST%\t%RESP({HOP})%\t%RESP(fly-replay-cache-ttl-secs):32%"
-        f"\t%RESP(fly-replay-cache):1024%\t%RESP({BODY})%\t%RESP({REPLAY}):8192%"
+        f"\t%RESP(fly-replay-cache):1024%\t\t%RESP({REPLAY}):8192%"
     )
     mutations = [
         _append(ASK, seen),
@@ -80,8 +80,7 @@ def upstream_filters(what: Listener) -> list[Json]:
     redirect = _mutation({"response_mutations": mutations})
     answer = _lua(_file("answer"))
     return [
-        _where("flyebpf.redirect", redirect, _is_replay()),
-        _where("flyebpf.answer", answer, _is_replay()),
+        _made("flyebpf.replay", _is_replay(), answer, redirect),
         CODEC,
     ]
 
@@ -123,6 +122,26 @@ def _where(name: str, config: Json, predicate: Json) -> Json:
     }
 
 
+def _made(name: str, predicate: Json, *configs: Json) -> Json:
+    """The same for filters of answers alone, which are not even made for others."""
+    of = f"{TYPE}.filters.http.composite.v3"
+    chain = [{"name": f"{name}.{at}", "typed_config": one} for at, one in enumerate(configs)]
+    action = {"@type": f"{of}.ExecuteFilterAction", "filter_chain": {"typed_config": chain}}
+    matcher = {
+        "predicate": predicate,
+        "on_match": {"action": {"name": "composite", "typed_config": action}},
+    }
+    composite = {"@type": f"{of}.Composite"}
+    return {
+        "name": name,
+        "typed_config": {
+            "@type": f"{TYPE}.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {"name": "composite", "typed_config": composite},
+            "xds_matcher": {"matcher_list": {"matchers": [matcher]}},
+        },
+    }
+
+
 def _header(name: str, value: Json, kind: str = "HttpResponseHeaderMatchInput") -> Json:
     found = {"@type": f"type.googleapis.com/envoy.type.matcher.v3.{kind}", "header_name": name}
     return {
@@ -158,7 +177,7 @@ def filters() -> list[Json]:
     here = _header("content-length", length, "HttpRequestHeaderMatchInput")
     return [
         _where("flyebpf.whole", whole, here),
-        _where("flyebpf.unfollowed", _lua(_file("unfollowed")), _header(ASK, ANY)),
+        _made("flyebpf.unfollowed", _header(ASK, ANY), _lua(_file("unfollowed"))),
     ]
 
 

@@ -3,6 +3,8 @@
 -- along as a header.
 
 local JSON_TYPE, LONGEST = "application/vnd.fly.replay+json", 32768
+local FIELD = "[^\t]*\t"
+local AROUND = "^(" .. string.rep(FIELD, 5) .. ")(.*)$" -- where the JSON goes
 
 function envoy_on_response(handle)
   local type = handle:headers():get("content-type")
@@ -13,7 +15,9 @@ function envoy_on_response(handle)
     if length > 0 and length <= LONGEST then
       text = handle:base64Escape(body:getBytes(0, length))
     end
-    handle:headers():replace("x-flyebpf-json", text)
+    local ask = handle:headers():get("x-flyebpf-ask")
+    local head, rest = string.match(ask, AROUND)
+    handle:headers():replace("x-flyebpf-ask", head .. text .. rest)
   end
   handle:headers():replace(":status", "307")
 end

@@ -6,7 +6,7 @@ local WHY = "fly-replay: the request cannot be sent again: its body is longer th
   .. "or had not ended when the app answered"
 local GONE = {
   "location", "fly-replay", "fly-replay-cache", "fly-replay-cache-ttl-secs", "content-length",
-  "content-encoding", "etag", "x-flyebpf-ask", "x-flyebpf-hop", "x-flyebpf-vhost", "x-flyebpf-json",
+  "content-encoding", "etag", "x-flyebpf-ask", "x-flyebpf-hop", "x-flyebpf-vhost",
 }
 
 function envoy_on_response(handle)
