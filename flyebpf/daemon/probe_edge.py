@@ -75,7 +75,8 @@ class EdgeProbe:
         """Where it would go."""
         before = self._counters.drops()
         run = self._program.test_run(probe.first(), context=context)
-        edge = _read(probe, run.verdict, run.data)
+        start = XDP_MD.unpack(run.context)[0]  # behind what edge_tc is told (via_tc.h)
+        edge = _read(probe, run.verdict, run.data[start:])
         if edge.way is Way.DROPPED:
             return replace(edge, reasons=_grown(before, self._counters.drops()))
         return edge

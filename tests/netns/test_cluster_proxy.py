@@ -26,6 +26,11 @@ internal_port = 8080
 [[services.ports]]
 port = 80
 handlers = ["http"]
+[[services]]
+protocol = "tcp"
+internal_port = 8080
+[[services.ports]]
+port = 7000
 """
 PEERS = {"host1": "172.16.0.1", "host2": "172.16.16.1"}
 """What machines see as the hosts' proxies."""
@@ -39,6 +44,18 @@ def peer_at(cluster: Cluster, app: App, edge: str) -> str:
         return str(json.loads(done.stdout)["peer"])
     except ValueError:
         return done.stdout + done.stderr
+
+
+def doctors_of_both_hosts_agree(cluster: Cluster, app: App) -> None:
+    """The one asks the machine, the other sees where its clients are led."""
+    for host, at_edge in (("host1", "led to machines on host host2"), ("host2", "answers")):
+        told = cluster.flyebpf(host, "doctor", "-a", app.name, "--only", "app-", "--json")
+        said = {f"{f['check']} {f['message']}": f["state"] for f in json.loads(told)}
+        assert "failed" not in said.values(), said
+        (edge,) = [text for text in said if text.startswith("app-edge")]
+        assert edge.startswith(f"app-edge tcp 7000 at {app.vip}: ")
+        assert edge.endswith(at_edge)
+        assert any(f"at {app.vip}, http://" in t and t.endswith(": 200") for t in said), said
 
 
 def users_computers_call_flycast(cluster: Cluster, app: App, folder: Path) -> None:
@@ -127,6 +144,7 @@ def test_any_hosts_proxy_reaches_the_machine(
                              f"http://{private}:22/", check=False)  # fmt: skip
         assert closed.returncode == 28
         assert cluster.drops("host2").get("not_for_vm", 0) >= 1
+        doctors_of_both_hosts_agree(cluster, app)
         users_computers_call_flycast(cluster, app, tmp_path)
         woken_from_another_host(cluster, app)
     for name in PEERS:

@@ -136,13 +136,16 @@ def test_all_is_well(rig: Rig, web: App) -> None:
 
 
 def test_nothing_is_left_behind(rig: Rig, web: App) -> None:
-    """No connection stays half open in the machine, and nothing was dropped."""
+    """No connection stays half open in the machine, and no answer was dropped."""
+    ours = ("dns_limit", "vm_to_host", "host_source", "not_for_vm", "reply_no_flow", "ipv6",
+            "no_service", "needs_proxy", "redirect")  # fmt: skip
     before = rig.drops()
     for check in ("app-edge", "app-listening", "app-6pn"):
         doctor(rig, "web", check)
     half = ("ss", "-Htn", "state", "syn-recv")
     rig.until(lambda: rig.run("web1", *half).stdout == "", "no connection is half open")
-    assert rig.drops() == before
+    after = rig.drops()
+    assert {r: after.get(r, 0) - before.get(r, 0) for r in ours} == dict.fromkeys(ours, 0)
 
 
 def test_redirects(rig: Rig, web: App) -> None:

@@ -98,7 +98,8 @@ def test_metrics_of_apps(rig: Rig, first: App, second: App) -> None:
 
     rig.until(lambda: grown(good % "first") == 3, "requests to the first are counted")
     rig.until(lambda: grown(good % "_rest") == 2, "those to the other too")
-    rig.until(lambda: grown(timed) == 3, "and how long they took")
+    # Envoy tells of times later than of requests: of earlier ones some may come now.
+    rig.until(lambda: grown(timed) >= 3, "and how long they took")
     assert 'app="second"' not in str(metrics(rig))
 
 
