@@ -278,7 +278,7 @@ def listener(apps: Path) -> Json:
         "codec_type": "HTTP2",
         "route_config": {"name": CLUSTER, "virtual_hosts": [_any_host()]},
         "http_filters": [
-            {"name": "flyebpf.replay", "typed_config": _lua(_source(apps))},
+            {"name": "flyebpf.replay", "typed_config": _lua(source(apps) + "\n" + _file("replay"))},
             {"name": "envoy.filters.http.router", "typed_config": _router()},
         ],
         "http2_protocol_options": {"allow_connect": True},
@@ -306,14 +306,15 @@ def listener(apps: Path) -> Json:
     }  # fmt: skip
 
 
-def _source(apps: Path) -> str:
-    """The files as one chunk: each is a function's body that gives what it makes."""
+def source(apps: Path) -> str:
+    """The files but the last one as one chunk: each is a function's body that gives what it
+    makes. ``apps``: the folder."""
     parts = [f"local {name} = (function()\n{_file(name)}\nend)()" for name in ("json", "grammar")]
     folder = json.dumps(str(apps))
     parts.append(f"local apps = (function()\n{_file('apps')}\nend)()({folder}, json)")
     parts.append(f"local decide = (function()\n{_file('decide')}\nend)()(apps)")
     parts.append(f"local pass = (function()\n{_file('pass')}\nend)()")
-    return "\n".join((*parts, _file("replay")))
+    return "\n".join(parts)
 
 
 def _file(name: str) -> str:

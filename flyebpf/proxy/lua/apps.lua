@@ -25,7 +25,7 @@ return function(folder, json)
     local found = kept[name]
     if found and found.text == text then return found.app end
     local app = json.decode(text)
-    if not app then return nil end
+    if type(app) ~= "table" then return nil end
     if count >= KEPT then kept, count = {}, 0 end
     if not kept[name] then count = count + 1 end
     kept[name] = { text = text, app = app }

@@ -44,7 +44,8 @@ return function(apps)
   -- The cluster of `app` for a replay from `by`, at the client's port.
   local function cluster_of(app, by, port)
     if app.name == by.app then return by.cluster end
-    return app.ports[port] or app.first
+    local found = app.ports[port] or app.first
+    return found ~= "" and found or nil
   end
 
   local function among(machines, spec, choice)

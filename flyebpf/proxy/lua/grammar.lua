@@ -102,8 +102,8 @@ local function fields(text)
     if not key then wrong("a field is written name=value") end
     local value, after = string.match(text, '^"([^"]*)"%s*()', stop)
     if not value then value, after = string.match(text, '^([^;"]*)()', stop) end
-    if not value then wrong(key .. " has a quotation mark too many") end
     local mark = string.sub(text, after, after)
+    if mark == '"' then wrong(key .. " has a quotation mark too many") end
     if mark ~= "" and mark ~= ";" then wrong("fields are separated by ;") end
     if found[key] then wrong(key .. " is there twice") end
     found[key] = string.match(value, "^(.-)%s*$")

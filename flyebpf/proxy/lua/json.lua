@@ -81,6 +81,7 @@ local function read_number(text, at)
   local exponent = string.match(text, "^[eE][+-]?%d+", stop) or ""
   stop = stop + #exponent
   if string.find(text, "^[%w.+-]", stop) then wrong(stop, "a number that is none") end
+  if string.find(exponent, "%d%d%d%d") then wrong(at, "a number too large") end -- not LuaJIT's
   local value = tonumber(whole .. fraction .. exponent)
   if value == math.huge or value == -math.huge then wrong(at, "a number too large") end
   return value, stop
