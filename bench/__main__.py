@@ -24,6 +24,7 @@ MODULES = (
     "live",
     "outage",
     "store",
+    "checks",
     "commands",
 )
 

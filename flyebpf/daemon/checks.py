@@ -83,6 +83,9 @@ class ChecksAgent:
                 done = False
             except TimeoutError:
                 done = False
+            except Exception:  # results that come later are to be published, too
+                log.exception("a fault of flyebpf itself: results of checks are not published")
+                done = False
             if not done:
                 self._news.set()
                 self._ended.wait(RETRY)
