@@ -5,8 +5,8 @@ remedy. What machines and the proxy answer is set here; the lab's tests ask real
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from flyebpf.config import ProxyConfig
 from flyebpf.model.certificates import Certificate
 from flyebpf.model.health import CheckResult, MachineChecks
 from flyebpf.model.records import Address, AddressKind, Host
+from flyebpf.ops import cluster
 from flyebpf.ops.transact import Tx, transact
+from flyebpf.store.sqlite import SqliteStore
 from tests.api import Api, use_proxy
-from tests.fakes_backend import WEB, FakeBackend, FakeProbes
-from tests.unit.test_cli_commands import Cli, add_machine, cli  # noqa: F401 - a fixture
+from tests.fakes_backend import WEB, FakeBackend, FakeProbes, serving
+from tests.unit.test_cli_commands import Cli, add_machine
 
 FLY_TOML = """
 app = "web"
@@ -43,7 +45,7 @@ UP = {"up": 1}
 EMPTY = replace(WEB, answers=())
 
 
-def deploy(cli: Cli, *changes: tuple[str, str]) -> None:  # noqa: F811
+def deploy(cli: Cli, *changes: tuple[str, str]) -> None:
     text = FLY_TOML
     for old, new in changes:
         assert old in text
@@ -52,32 +54,79 @@ def deploy(cli: Cli, *changes: tuple[str, str]) -> None:  # noqa: F811
     cli.ok("deploy -a web --no-public-ips")
 
 
+@dataclass
+class Served:
+    """A server for all tests; each gets a copy of the store that the first one filled."""
+
+    backend: FakeBackend
+    path: str
+    filled: bytes = b""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("served")) as (backend, path):
+        first = backend.store
+        yield Served(backend, path)
+        backend.store = first  # which the server's end closes
+
+
 @pytest.fixture
-def web(cli: Cli) -> Cli:  # noqa: F811
+def web(
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Cli]:
     """An app that is reached in every way."""
-    use_proxy(Api(cli.backend, ""))
-    cli.backend.proxy_says = UP
+    monkeypatch.setenv("FLYEBPF_SOCKET", served.path)
+    monkeypatch.delenv("FLY_APP", raising=False)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "state.db"
+    if served.filled:
+        file.write_bytes(served.filled)
+    store = SqliteStore(file, durable=False)
+    found = Cli(served.backend, capsys)
+    vars(served.backend).update(vars(FakeBackend(store)))
+    if not served.filled:
+        cluster.ensure(store, served.backend.config)
+    use_proxy(Api(served.backend, served.path))
+    if not served.filled:
+        fill(found)
+        store.close()
+        served.filled = file.read_bytes()
+        store = served.backend.store = SqliteStore(file, durable=False)
+    prepare(found)
+    yield found
+    store.close()
+
+
+def fill(cli: Cli) -> None:
     cli.ok("orgs create acme")
     cli.ok("apps create web -o acme")
-    machine = add_machine(cli)
+    add_machine(cli)
     deploy(cli)
     for command in ("allocate-v4", "allocate-v6", "allocate-v6 --private"):
         cli.ok(f"ips {command} -a web")
-    answer = cli.backend.dig_answer
-    record = replace(answer.answers[0], data=machine["ip_6pn"])
-    cli.backend.answers["web.internal", "AAAA"] = replace(answer, answers=(record,))
+
+
+def prepare(cli: Cli) -> None:
+    """What is told beside the store."""
+    cli.backend.proxy_says = UP
+    (machine,) = cli.json("machines list -a web")
+    record = replace(WEB.answers[0], data=machine["ip_6pn"])
+    cli.backend.answers["web.internal", "AAAA"] = replace(WEB, answers=(record,))
     edge = Edge(Way.MACHINE, machine["private_ip"], reply=Reply.OPEN)
     cli.backend.probes.edges = {("tcp", 7000): [edge], ("udp", 5000): [edge]}
-    return cli
 
 
-def findings(cli: Cli) -> list[dict[str, str]]:  # noqa: F811
+def findings(cli: Cli) -> list[dict[str, str]]:
     """Those of the app's own checks."""
     _, out, _ = cli("doctor", "-a", "web", "--json")
     return [f for f in json.loads(out) if f["check"].startswith("app-")]
 
 
-def wrong(cli: Cli) -> list[tuple[str, str, str, str]]:  # noqa: F811
+def wrong(cli: Cli) -> list[tuple[str, str, str, str]]:
     """Check, state, message and remedy of what is not well."""
     return [
         (f["check"], f["state"], f["message"], f["remedy"])
@@ -106,7 +155,7 @@ Change = Callable[[Cli], object]
 
 
 def probes(**values: Any) -> Change:
-    def change(cli: Cli) -> None:  # noqa: F811
+    def change(cli: Cli) -> None:
         for name, value in values.items():
             assert hasattr(cli.backend.probes, name)
             setattr(cli.backend.probes, name, value)
@@ -115,7 +164,7 @@ def probes(**values: Any) -> Change:
 
 
 def backend(**values: Any) -> Change:
-    def change(cli: Cli) -> None:  # noqa: F811
+    def change(cli: Cli) -> None:
         for name, value in values.items():
             setattr(cli.backend, name, value)
 
@@ -123,7 +172,7 @@ def backend(**values: Any) -> Change:
 
 
 def run(*lines: str) -> Change:
-    def change(cli: Cli) -> None:  # noqa: F811
+    def change(cli: Cli) -> None:
         for line in lines:
             cli.ok(line)
 
@@ -142,11 +191,11 @@ def edges(*found: Edge) -> Change:
     return lambda c: c.backend.probes.edges.update({("tcp", 7000): list(found)})
 
 
-def no_proxy(cli: Cli) -> None:  # noqa: F811
+def no_proxy(cli: Cli) -> None:
     cli.backend.config = replace(cli.backend.config, proxy=ProxyConfig())
 
 
-def drained(cli: Cli) -> None:  # noqa: F811
+def drained(cli: Cli) -> None:
     def action(tx: Tx) -> None:
         tx.put(replace(tx.require(Host, "h1"), drained=True))
 
@@ -156,7 +205,7 @@ def drained(cli: Cli) -> None:  # noqa: F811
 def certificate(days: int, begins: int = -90) -> Change:
     """The operator's, which ends and begins so many days from now."""
 
-    def change(cli: Cli) -> None:  # noqa: F811
+    def change(cli: Cli) -> None:
         def text(more: int) -> str:
             when = datetime.now(UTC) + timedelta(days=more, hours=1)
             return when.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -170,7 +219,7 @@ def certificate(days: int, begins: int = -90) -> Change:
     return change
 
 
-def no_certificate(cli: Cli) -> None:  # noqa: F811
+def no_certificate(cli: Cli) -> None:
     transact(cli.backend.store, lambda tx: tx.delete(Certificate, "*.fly.test"))
 
 
@@ -259,7 +308,7 @@ CASES: dict[str, tuple[Change, str, str, str, str]] = {
 }  # fmt: skip
 
 
-def ident(cli: Cli) -> str:  # noqa: F811
+def ident(cli: Cli) -> str:
     return str(cli.json("machines list -a web")[0]["id"])
 
 
