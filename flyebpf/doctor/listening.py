@@ -29,7 +29,7 @@ MACHINES = 32
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What came of asking a machine at a TCP port; None: it could not be asked.
-    ``other``: a port at which it takes connections, where that one is not it."""
+    ``other``: a port at which it takes connections, where it refuses those."""
 
     machine: Machine
     port: int
@@ -74,7 +74,7 @@ def _ask(found: Facts, probes: Probes, machine: Machine, port: int, exposure: Ex
     address = found.sixpn[machine.id]
     v6 = probes.sixpn(address, [port])[port]
     other = 0
-    if Reply.OPEN not in (v4, v6):
+    if Reply.OPEN not in (v4, v6) and Reply.REFUSED in (v4, v6):
         more = dict.fromkeys((*(e.internal_port for e in found.exposures), *OTHERS))
         more.pop(port, None)
         replies = probes.sixpn(address, list(more))

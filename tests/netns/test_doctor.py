@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.api.client import path
+from flyebpf.lab import state, vms
 from tests.netns.rig import ORG, TOOLS, App, Rig, service
 from tests.pki import make
 
@@ -80,9 +81,10 @@ def wrong(found: Found) -> Found:
     return [f for f in found if f["state"] not in ("ok", "skipped")]
 
 
-def add_server(rig: Rig, app: App, name: str, address: str, port: int) -> None:
-    rig.add_vm(app, name, sys.executable, str(TOOLS / "listen.py"), address, str(port))
-    rig.until(lambda: rig.listening(name, "tcp", port), f"the server listens in {name}")
+def make_vm(rig: Rig, app: App, name: str, *command: str) -> None:
+    """Without a process for the command line."""
+    with state.locked(rig.where):
+        vms.add(rig.where, rig.lab, host="host1", app=app.name, name=name, command=command)
 
 
 def allocate(rig: Rig, app: str, kind: str, **more: str) -> str:
@@ -185,15 +187,14 @@ def sick(rig: Rig, web: App) -> dict[str, dict[str, str]]:
         ("elsewhere", "[::]", 3000),
         ("sixpn", "sixpn", 8080),
     ):
-        add_server(rig, app, name, address, port)
-    rig.add_vm(app, "hangs")
+        make_vm(rig, app, name, sys.executable, str(TOOLS / "listen.py"), address, str(port))
+        rig.until(lambda n=name, p=port: rig.listening(n, "tcp", p), f"{name} listens")  # type: ignore[misc]
+    make_vm(rig, app, "hangs")
     drop = "add table inet x; add chain inet x in { type filter hook input priority 0; }; " \
            "add rule inet x in meta l4proto tcp drop"  # fmt: skip
     rig.run("hangs", "nft", drop)
     rig.settle()
-    found = doctor(rig, "sick")
-    listening = [f for f in found if f["check"] == "app-listening"]
-    edge = [f for f in found if f["check"] == "app-edge"]
+    listening, edge = doctor(rig, "sick", "app-listening"), doctor(rig, "sick", "app-edge")
     by_machine = {
         name: next(f for f in listening if rig.vm(name).machine in f["message"])
         for name in ("v4", "loopback", "elsewhere", "sixpn", "hangs")
@@ -213,8 +214,8 @@ CAUSES = {
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_where_it_listens(sick: dict[str, dict[str, str]], name: str) -> None:
-    state, text = CAUSES[name]
-    assert sick[name]["state"] == state
+    wanted, text = CAUSES[name]
+    assert sick[name]["state"] == wanted
     assert text in sick[name]["message"]
     assert sick[name]["remedy"]
 
