@@ -118,6 +118,21 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeConfig:
+    """An authority that issues certificates by ACME (RFC 8555); the same on all hosts.
+
+    ``directory``: its URL, "" for none; using it means to agree to its terms.
+    ``email``: where it may write to. ``challenge``: how it looks whether a name leads
+    here, "http-01" (port 80) or "tls-alpn-01" (port 443). ``ca_file``: who vouches for
+    the authority's own certificate, "" for the system's list."""
+
+    directory: str = ""
+    email: str = ""
+    challenge: str = "http-01"
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MachinesConfig:
     """How the VMs of this host are started and stopped: commands, as words; none:
     somebody else does it and says so (``machines start``, ``stop``). ``{id}`` and the
@@ -175,6 +190,7 @@ class DaemonConfig:
     etcd: EtcdConfig = field(default_factory=EtcdConfig)
     dns: DnsConfig = field(default_factory=DnsConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    acme: AcmeConfig = field(default_factory=AcmeConfig)
     machines: MachinesConfig = field(default_factory=MachinesConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

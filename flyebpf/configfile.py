@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from flyebpf import configcluster, configmachines, configrules
+from flyebpf import configacme, configcluster, configmachines, configrules
 from flyebpf.config import DaemonConfig
 from flyebpf.configrules import Problem
 from flyebpf.errors import ConfigError
@@ -53,9 +53,11 @@ def parse(text: str, name: str = "config.toml", *, files: bool = False) -> Daemo
             *configrules.check(config),
             *configcluster.check(config),
             *configmachines.check(config),
+            *configacme.check(config),
         ]
         if files and not problems and not found:
             found += [*configcluster.check_files(config), *configmachines.check_files(config)]
+            found += configacme.check_files(config)
         problems += [problem for problem in found if problem.key not in seen]
     if problems or config is None:
         lines = locate(text)

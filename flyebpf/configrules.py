@@ -38,6 +38,7 @@ CHOICES = {
     "mesh.underlay": ("none", "wireguard", "plain"),
     "mesh.return_path": ("direct", "edge"),
     "proxy.engine": ("none", "envoy"),
+    "acme.challenge": ("http-01", "tls-alpn-01"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("logfmt", "json"),
 }
@@ -132,6 +133,7 @@ def check_choices(config: DaemonConfig) -> Iterator[Problem]:
         "mesh.underlay": config.mesh.underlay,
         "mesh.return_path": config.mesh.return_path,
         "proxy.engine": config.proxy.engine,
+        "acme.challenge": config.acme.challenge,
         "log.level": config.log.level,
         "log.format": config.log.format,
     }

@@ -16,6 +16,7 @@ packages=(
     python3          # the daemon
     python3-venv     # .venv
     python3-bpfcc    # compiles the BPF programs
+    python3-acme     # certificates from an authority
     libbpf1          # links, pins and batches
     linux-libc-dev   # headers for the BPF programs
     iproute2         # ip and tc
@@ -41,6 +42,7 @@ test_packages=(
     nodejs           # one more resolver
     musl-tools       # and that of musl
     openssl          # certificates for etcd
+    pebble           # an authority that issues certificates
     postgresql       # a real server behind pg_tls
     postgresql-client # psql
     redis-server     # behind the proxy: a protocol that is not HTTP

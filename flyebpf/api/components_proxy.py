@@ -79,5 +79,20 @@ PROXY: dict[str, Schema] = {
         },
         {"app": string("Left out: for all apps' default host names, *.<domain>.")},
     ),
+    "AcmeName": obj(
+        {
+            "hostname": string("What clients ask for."),
+            "app": string("Whose it is."),
+            "state": string(
+                "failed: the last order.", enum=["pending", "ordering", "issued", "failed"]
+            ),
+            "error": string("What the authority said of the last order; empty: nothing."),
+            "attempts": integer("Orders that failed since the last one that did not."),
+            "next_try": string("No order before. RFC 3339, UTC; empty: at once, or at renewal."),
+            "host": string("Who orders it now, or empty."),
+            "created": string("When it was asked for. RFC 3339, UTC."),
+        }
+    ),
+    "AcmeAdd": obj({"hostname": string(), "app": string()}),
     "CertificateAdded": obj({"certificate": ref("Certificate"), "warnings": array(string())}),
 }

@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from flyebpf.api.requests import GoneError
 from flyebpf.errors import FlyebpfError, InvalidError, UnavailableError
+from flyebpf.model.acme import AcmeChallenge
 from flyebpf.model.certificates import KeyPair, SelfSigned, public_fields
 from flyebpf.model.records import Cluster
 from flyebpf.store.base import Change, CompactedError, Json, Store
@@ -31,6 +32,7 @@ SHOWN = {
     Cluster.kind: frozenset(("next_network", "next_machine", "next_host")),
     KeyPair.kind: public_fields(KeyPair),
     SelfSigned.kind: public_fields(SelfSigned),
+    AcmeChallenge.kind: public_fields(AcmeChallenge),
 }
 """Of records with secrets: not those, nor the text of a record that cannot be
 read and may have them."""

@@ -20,6 +20,7 @@ from flyebpf.bpf.loader import Origin
 from flyebpf.bpf.maps import flow_buckets
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import mesh_setup, notify, scaler, stores, waker
+from flyebpf.daemon.acme import AcmeAgent
 from flyebpf.daemon.backend import DaemonBackend
 from flyebpf.daemon.checks import ChecksAgent
 from flyebpf.daemon.dns import DnsAgent
@@ -147,7 +148,9 @@ class Daemon:
             packets=self._packets,
         )
         self._machines.busy = self._scaler.busy
+        self._acme = AcmeAgent(config, self._store)
         self._engine.followers += [self._dns, self._machines, self._waker, self._scaler]
+        self._engine.followers.append(self._acme)
         self._backend.watch_dns(self._dns)
         self._proxy = ProxyAgent(self._proxy_driver, config.proxy.metrics_apps)
         self._backend.watch_proxy(self._proxy)
@@ -280,6 +283,8 @@ class Daemon:
         self._relay.start()
         self._stack.callback(self._checks.stop)
         self._checks.start()
+        self._stack.callback(self._acme.stop)
+        self._acme.start()
         self._stack.callback(self._mesh.stop)
         self._mesh.start()
         self._stack.callback(self._scaler.stop)
@@ -367,6 +372,7 @@ class Daemon:
         found = [*foreign_pins(config), *socket_group(config), *self._dns.problems()]
         found += self._proxy.problems()
         found += self._relay.problems()
+        found += self._acme.problems()
         found += self._machines.problems()
         if self._watcher.error:
             found.append(Problem("store", self._watcher.error, AWAY))

@@ -234,3 +234,20 @@ class ProxyCertificateRow(Row):
     chain: str = field(repr=False)
     private_key: str = field(repr=False)
     fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyChallengeRow(Row):
+    """What is answered to an authority that looks whether ``hostname`` leads to the
+    app: fields as of :class:`flyebpf.model.acme.AcmeChallenge`."""
+
+    hostname: str
+    app: str
+    token: str
+    answer: str
+    chain: str = ""
+    private_key: str = field(default="", repr=False)
+
+    @property
+    def key(self) -> Hashable:
+        return self.hostname

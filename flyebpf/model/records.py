@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
+from flyebpf.model.acme import AcmeChallenge, AcmeName
 from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.health import MachineChecks
 
@@ -535,6 +536,8 @@ AnyRecord = (
     | KeyPair
     | SelfSigned
     | MachineChecks
+    | AcmeName
+    | AcmeChallenge
     | Cluster
 )
 
@@ -563,6 +566,8 @@ KINDS: dict[str, type] = {
         KeyPair,
         SelfSigned,
         MachineChecks,
+        AcmeName,
+        AcmeChallenge,
         Cluster,
     )
 }

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from flyebpf import collector
 from flyebpf.errors import InvalidError
 from flyebpf.model import fleet, names
+from flyebpf.model.acme import AcmeChallenge, AcmeName
 from flyebpf.model.certificates import Certificate, KeyPair, SelfSigned
 from flyebpf.model.codec import decode
 from flyebpf.model.health import MachineChecks
@@ -122,6 +123,8 @@ class State:
             KeyPair.kind: self.vault.pairs,
             SelfSigned.kind: self.vault.self_signed,
             MachineChecks.kind: self.checks,
+            AcmeName.kind: self.vault.acme_names,
+            AcmeChallenge.kind: self.vault.challenges,
             Cluster.kind: self._clusters,
         }
         self.seats = Seats()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from flyebpf.config import DaemonConfig
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model import hostnames
+from flyebpf.model.acme import AcmeChallenge, AcmeName
 from flyebpf.model.certificates import DEFAULT, Certificate, KeyPair, SelfSigned
 from flyebpf.model.names import app_name, did_you_mean
 from flyebpf.model.records import App, Service
@@ -27,18 +28,21 @@ def add(
     *,
     chain: str,
     key: str,
+    by_acme: str = "",
 ) -> Certificate:
     """Serve ``hostname`` with a certificate from now on: the app's first one for
     this name, or one in the place of its last.
 
     Without an app it is the operator's, for all apps' default host names
-    (``*.<domain>``). Raises InvalidError for a pair that cannot be served
-    (``flyebpf.certificates``), NotFoundError when there is no such app, and
-    ConflictError when the host name is another app's.
+    (``*.<domain>``). ``by_acme``: the host whose order of ACME it is of; a name that
+    somebody else gives a certificate does not get it by ACME any more. Raises
+    InvalidError for a pair that cannot be served (``flyebpf.certificates``),
+    NotFoundError when there is no such app, and ConflictError when the host name is
+    another app's.
     """
     hostname = hostnames.hostname(hostname)
     app = app_name(app) if app is not None else ""
-    _check_owner(config.domain, hostname, app)
+    check_owner(config.domain, hostname, app)
     record, pair = _checked(hostname, app, chain, key)
 
     def action(tx: Tx) -> Certificate:
@@ -46,10 +50,11 @@ def add(
         last = tx.get(Certificate, hostname)
         if last is not None and last.app != app:
             raise ConflictError(
-                f"host name {hostname} belongs to {_owner(last.app)}, which has a certificate "
+                f"host name {hostname} belongs to {whose(last.app)}, which has a certificate "
                 "for it",
                 f"remove that one first: flyebpf certs remove {hostname}",
             )
+        _settle_acme(tx, record, by_acme)
         if owner is not None:
             tx.touch(owner)  # so that destroying the app at the same time sees it
         tx.put(record)
@@ -57,6 +62,30 @@ def add(
         return record
 
     return transact(store, action)
+
+
+def _settle_acme(tx: Tx, record: Certificate, by_acme: str) -> None:
+    name = tx.get(AcmeName, record.hostname)
+    if by_acme and (name is None or name.host != by_acme):
+        raise ConflictError(
+            f"host name {record.hostname} does not get its certificate by ACME any more",
+            "nothing is to be done",
+        )
+    if name is None or by_acme:
+        return
+    if name.app != record.app:
+        raise ConflictError(
+            f"host name {record.hostname} belongs to {whose(name.app)}",
+            f"remove it there first: flyebpf certs remove {record.hostname}",
+        )
+    forget_acme(tx, record.hostname)
+
+
+def forget_acme(tx: Tx, hostname: str) -> None:
+    """In this transaction: the name gets no certificate by ACME any more."""
+    for kind in (AcmeName, AcmeChallenge):
+        if tx.get(kind, hostname) is not None:
+            tx.delete(kind, hostname)
 
 
 def get(store: Store, hostname: str) -> Certificate:
@@ -87,7 +116,7 @@ def remove(store: Store, hostname: str, app: str | None = None) -> Certificate:
             raise _not_found(store, name)
         if wanted is not None and record.app != wanted:
             raise NotFoundError(
-                f"app {wanted} has no certificate for {name}: it is that of {_owner(record.app)}",
+                f"app {wanted} has no certificate for {name}: it is that of {whose(record.app)}",
                 f"`flyebpf certs list -a {wanted}` shows the app's",
             )
         _delete(tx, record)
@@ -113,6 +142,8 @@ def remove_of(tx: Tx, app: str) -> None:
     """Remove in this transaction what :func:`clear` has left or not seen."""
     for record in every(tx.store, Certificate, app=app):
         _remove_owned(tx, record)
+    for name in every(tx.store, AcmeName, app=app):
+        forget_acme(tx, name.hostname)
 
 
 def _remove_owned(tx: Tx, record: Certificate) -> None:
@@ -124,6 +155,7 @@ def _remove_owned(tx: Tx, record: Certificate) -> None:
 def _delete(tx: Tx, record: Certificate) -> None:
     tx.delete(Certificate, record.hostname)
     tx.delete(KeyPair, record.hostname)
+    forget_acme(tx, record.hostname)
 
 
 def need_self_signed(
@@ -147,7 +179,7 @@ def _self_signs(service: Service) -> bool:
     return any(found is not None and found.default_self_signed for found in options)
 
 
-def _check_owner(domain: str, hostname: str, app: str) -> None:
+def check_owner(domain: str, hostname: str, app: str) -> None:
     """Names that follow from an app's name are that app's, and ``*.<domain>`` is
     the operator's."""
     if hostname == f"*.{domain}":
@@ -197,7 +229,8 @@ def _checked(hostname: str, app: str, chain: str, key: str) -> tuple[Certificate
     return record, KeyPair(hostname, app, found.chain, found.key)
 
 
-def _owner(app: str) -> str:
+def whose(app: str) -> str:
+    """An app as messages call it."""
     return f"app {app}" if app else "the operator"
 
 

@@ -17,6 +17,7 @@ from flyebpf.model.proxyrows import (
     ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
+    ProxyChallengeRow,
     ProxyRouteRow,
     ProxyRow,
     ProxySniRow,
@@ -82,6 +83,7 @@ def plan_proxy(site: Site, state: State, hosts: Hosts, found: Routes) -> Plan:
     plan.rows += clusters.rows.values()
     opened.update((row.key, row) for row in clusters.targets())
     plan.rows += opened.values()
+    plan.rows += _challenges(state, found.app)
     if secure:
         _certificates(plan, site, state, found, ways.names)
     return plan
@@ -150,8 +152,8 @@ def _hostnames(plan: Plan, site: Site, state: State, app: str) -> tuple[str, ...
     domain = site.config.domain
     default = default_hostname(app, domain)
     names = [default]
-    for certificate in state.vault.of(app):
-        name = certificate.hostname
+    certified = [certificate.hostname for certificate in state.vault.of(app)]
+    for name in dict.fromkeys((*certified, *sorted(state.vault.acme_of(app)))):
         if name == default or name.endswith(".flycast"):
             continue
         if name == domain or name.endswith(f".{domain}"):
@@ -162,6 +164,14 @@ def _hostnames(plan: Plan, site: Site, state: State, app: str) -> tuple[str, ...
             continue
         names.append(name)
     return tuple(names)
+
+
+def _challenges(state: State, app: str) -> Iterator[Row]:
+    """What the app's addresses answer an authority."""
+    for name in state.vault.acme_of(app):
+        found = state.vault.challenges.get(name)
+        if found is not None and found.app == app:
+            yield ProxyChallengeRow(name, app, found.token, found.answer, found.chain, found.key)
 
 
 def fallback_row(state: State) -> list[Row]:

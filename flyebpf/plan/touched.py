@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from flyebpf.model.acme import AcmeChallenge, AcmeName
 from flyebpf.model.certificates import KeyPair, SelfSigned
 from flyebpf.model.health import MachineChecks
 from flyebpf.model.nearest import Distances
@@ -105,7 +106,7 @@ class Touched:
                 owners = self._apps((app,)) | {("names", app)}
             case Organization():
                 owners = self._org(record)
-            case KeyPair():
+            case KeyPair() | AcmeName() | AcmeChallenge():
                 owners = self._certificate(record.app)
             case SelfSigned():
                 owners = {HOST, *self._certificate("")}

@@ -11,8 +11,8 @@ from flyebpf.proxy import appstats, replay, wake
 from flyebpf.proxy.accesslog import logged
 from flyebpf.proxy.chains import PG_CANCEL, PG_CANCEL_ANY, all_listeners, pg_listeners
 from flyebpf.proxy.listeners import Json, listener, piped
+from flyebpf.proxy.names import ADS_CLUSTER
 
-ADS_CLUSTER = "flyebpf"
 GONE = {
     "description": "a machine that does not acknowledge (TCP_USER_TIMEOUT, milliseconds)",
     "level": 6,

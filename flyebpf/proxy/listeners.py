@@ -13,7 +13,7 @@ from typing import Any
 
 from flyebpf.model.proxyrows import Chain
 from flyebpf.model.records import TlsOptions
-from flyebpf.proxy import names, replay
+from flyebpf.proxy import acme, names, replay
 from flyebpf.proxy.chains import Listener, Signed, pipe
 
 Json = dict[str, Any]
@@ -63,7 +63,9 @@ def listener(what: Listener) -> Json:
     """One listener, at ports that the kernel chooses: nobody can dial them, connections
     are given to their sockets (``bpf/steer_sklookup.c``)."""
     chain: Json = {"filters": _filters(what)}
+    others: list[Json] = []
     if what.tls is not None:
+        others.append(acme.chain(names.ADS_CLUSTER))
         chain["transport_socket"] = _tls(what.tls, what.signed)
         chain["transport_socket_connect_timeout"] = CLIENT_HELLO
     first, second = ANYWHERE
@@ -74,7 +76,7 @@ def listener(what: Listener) -> Json:
         "additional_addresses": [{"address": _at(second)}],
         "per_connection_buffer_limit_bytes": 65536,
         "ignore_global_conn_limit": False,
-        "filter_chains": [chain],
+        "filter_chains": [*others, chain],
     }
 
 

@@ -14,6 +14,8 @@ from flyebpf.proxy.chains import Listener, Signed
 VHOST_HEADER = "x-flyebpf-vhost"
 """Tells the virtual host on apps' own addresses; never leaves the proxy."""
 COMPRESSOR = "envoy.filters.http.compressor"
+ADS_CLUSTER = "flyebpf"
+"""The control plane."""
 NO_CLUSTER = "none"
 """Where connections go that belong to nobody: it does not exist."""
 NO_SERVER_NAME = "-"

@@ -38,6 +38,7 @@ from google.protobuf.json_format import ParseError
 from flyebpf import logs, rights
 from flyebpf.config import LogConfig
 from flyebpf.errors import FlyebpfError
+from flyebpf.proxy import acme
 from flyebpf.proxy.ads import EDS, Snapshot, Stream
 from flyebpf.proxy.appfiles import AppFiles
 from flyebpf.proxy.load_reports import LoadReports
@@ -108,6 +109,8 @@ class Server:
         self._path = path
         self._output = output
         self._snapshot = Snapshot()
+        self._challenges = Snapshot()
+        self._challenged: dict[Session, None] = {}
         self._apps = AppFiles(Path(path).with_name("apps"))
         self._sessions: dict[Session, None] = {}
         self._server: grpc.aio.Server | None = None
@@ -133,6 +136,8 @@ class Server:
                 self._unwatch(name)
             elif kind == Type.APP:
                 self._apps.remove(name)
+            elif kind == Type.CHALLENGE:
+                self._challenges.remove(Type.CERTIFICATE, name)
             else:
                 self._snapshot.remove(Type(kind), name)
         if woken := line.get("woken"):
@@ -152,6 +157,9 @@ class Server:
             return
         if kind is Type.APP:
             self._apps.put(name, body)
+            return
+        if kind is Type.CHALLENGE:
+            self._challenges.put(Type.CERTIFICATE, name, body)
             return
         if kind is Type.ENDPOINTS:
             self._spill.plain(name)
@@ -191,15 +199,11 @@ class Server:
         self._snapshot.take_changes()
         gc.collect()
         gc.freeze()
-        handler = grpc.stream_stream_rpc_method_handler(
-            self._serve,
-            request_deserializer=DeltaDiscoveryRequest.FromString,
-            response_serializer=DeltaDiscoveryResponse.SerializeToString,
-        )
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),
+                _handlers(SERVICE, METHOD, self._serve),
+                _handlers(acme.SERVICE, acme.METHOD, self._serve_challenges),
                 self._loads.handlers(),
                 self._waking.handlers(),
             )
@@ -222,19 +226,23 @@ class Server:
 
     async def _push_changes(self) -> None:
         self._snapshot.join()
-        wanted = {name: None for session in self._sessions for name in session.stream.secrets()}
-        self._snapshot.refresh_secrets(wanted)
-        changes = self._snapshot.take_changes()
-        for session in list(self._sessions):
-            await session.send(lambda session=session: session.stream.changed(changes))  # type: ignore[misc]
+        await _push(self._snapshot, self._sessions)
+        await _push(self._challenges, self._challenged)
         await self._loads.push()
         self._say_loads()
         self.report()
 
     async def _serve(self, _: object, context: Any) -> None:
         """One stream of Envoy's, until it ends."""
-        session = Session(Stream(self._snapshot), context.write)
-        self._sessions[session] = None
+        await self._talk(Session(Stream(self._snapshot), context.write), self._sessions, context)
+
+    async def _serve_challenges(self, _: object, context: Any) -> None:
+        """One that asks for certificates that only authorities of ACME are shown."""
+        session = Session(Stream(self._challenges), context.write)
+        await self._talk(session, self._challenged, context)
+
+    async def _talk(self, session: Session, sessions: dict[Session, None], context: Any) -> None:
+        sessions[session] = None
         self.report()
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
@@ -243,7 +251,7 @@ class Server:
         except asyncio.CancelledError:  # the process ends; gRPC would log it as a fault
             return
         finally:
-            self._sessions.pop(session)
+            sessions.pop(session)
             self.report()
 
     def report(self) -> None:
@@ -276,6 +284,24 @@ class Server:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(0)
+
+
+def _handlers(service: str, method: str, serve: Callable[..., Awaitable[None]]) -> Any:
+    """A method by which Envoy asks for resources."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        serve,
+        request_deserializer=DeltaDiscoveryRequest.FromString,
+        response_serializer=DeltaDiscoveryResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(service, {method: handler})
+
+
+async def _push(snapshot: Snapshot, sessions: dict[Session, None]) -> None:
+    wanted = {name: None for session in sessions for name in session.stream.secrets()}
+    snapshot.refresh_secrets(wanted)
+    changes = snapshot.take_changes()
+    for session in list(sessions):
+        await session.send(lambda session=session: session.stream.changed(changes))  # type: ignore[misc]
 
 
 async def serve(path: str) -> None:

@@ -16,6 +16,7 @@ from flyebpf.model.proxyrows import (
     Chain,
     ProxyBindRow,
     ProxyCertificateRow,
+    ProxyChallengeRow,
     ProxyClusterRow,
     ProxyEndpoint,
     ProxyRouteRow,
@@ -27,6 +28,7 @@ from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
 Json = dict[str, Any]
+ACME_PATH = "/.well-known/acme-challenge/"
 CONNECT_TIMEOUT = "5s"
 IDLE = 60  # seconds, where the app says nothing
 LIMITED_IDLE = 1
@@ -100,6 +102,7 @@ class Type(StrEnum):
     VHOST = "vhost"  # name: <route configuration>|<route>
     ROUTES = "routes"  # what virtual hosts of one name are joined to
     CERTIFICATE = "certificate"
+    CHALLENGE = "challenge"  # a certificate that only an authority of ACME is shown
     APP = "app"  # not Envoy's: a file that Lua reads
     LOADS = "loads"  # a cluster that Envoy is to report of
 
@@ -260,16 +263,33 @@ def vhosts(
     row: ProxyRouteRow,
     binds: Iterable[ProxyBindRow],
     certificates: Sequence[ProxyCertificateRow],
+    challenges: Sequence[ProxyChallengeRow] = (),
 ) -> Iterator[Resource]:
     """The route on its app's own addresses (``binds`` lead to it) and on shared ones.
-    ``certificates``: the app's."""
+    ``certificates`` and ``challenges``: the app's."""
     kind = Chain.HTTPS if row.tls else Chain.HTTP
     own = sorted({domain for bind in binds for domain in _domains(bind, certificates)})
     shared = sorted(set(row.hosts))
     for name, domains in ((f"own-{kind}", own), (f"shared-{kind}", shared)):
         if domains:
             full = f"{name}|{row.name}"
-            yield Resource(Type.VHOST, full, _vhost(row, domains))
+            body = _vhost(row, domains)
+            if not row.tls:
+                body["routes"] = [*map(_challenge, challenges), *body["routes"]]
+            yield Resource(Type.VHOST, full, body)
+
+
+def _challenge(row: ProxyChallengeRow) -> Json:
+    """HTTP-01 (RFC 8555, section 8.3), whatever else the app does with such requests."""
+    answer = {"status": 200, "body": {"inline_string": row.answer}}
+    return {"match": {"path": f"{ACME_PATH}{row.token}"}, "direct_response": answer}
+
+
+def challenge(row: ProxyChallengeRow) -> Resource:
+    """As :func:`certificate`, of TLS-ALPN-01 (RFC 8737)."""
+    return Resource(
+        Type.CHALLENGE, row.hostname, _secret((row.hostname,), row.chain, row.private_key)
+    )
 
 
 def _domains(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) -> Iterator[str]:
@@ -384,11 +404,15 @@ def loads(row: ProxyClusterRow, clusters: Iterable[str]) -> Resource:
 
 def certificate(row: ProxyCertificateRow) -> Resource:
     """``{"hosts": [...], "secret": what Envoy gets, but for its name}``."""
+    hosts = row.hosts if row.app else (names.SELF_SIGNED, names.FOR_NAMELESS)
+    return Resource(Type.CERTIFICATE, row.name, _secret(hosts, row.chain, row.private_key))
+
+
+def _secret(hosts: Sequence[str], chain: str, key: str) -> Json:
     secret = {
         "tls_certificate": {
-            "certificate_chain": {"inline_string": row.chain},
-            "private_key": {"inline_string": row.private_key},
+            "certificate_chain": {"inline_string": chain},
+            "private_key": {"inline_string": key},
         }
     }
-    hosts = list(row.hosts) if row.app else [names.SELF_SIGNED, names.FOR_NAMELESS]
-    return Resource(Type.CERTIFICATE, row.name, {"hosts": hosts, "secret": secret})
+    return {"hosts": list(hosts), "secret": secret}

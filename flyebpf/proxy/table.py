@@ -18,6 +18,7 @@ from flyebpf.model.proxyrows import (
     ProxyAppRow,
     ProxyBindRow,
     ProxyCertificateRow,
+    ProxyChallengeRow,
     ProxyClusterRow,
     ProxyRouteRow,
     ProxyRow,
@@ -32,6 +33,7 @@ from flyebpf.proxy.resources import Resource, Type
 KINDS: tuple[type[Row], ...] = (
     ProxyRow,
     ProxyCertificateRow,
+    ProxyChallengeRow,
     ProxyClusterRow,
     ProxyAppRow,
     ProxySniRow,
@@ -76,6 +78,7 @@ class Table:
         self._app_binds = Index()
         self._app_routes = Index()
         self._app_certificates = Index()
+        self._app_challenges = Index()
         self._snis = Index()  # by cluster
         self._app_clusters = Index()
         self.stale_binds: dict[Hashable, None] = {}
@@ -143,6 +146,8 @@ class Table:
                 self._app_routes.add(row.app, row.key)
             case ProxyCertificateRow():
                 self._app_certificates.add(row.app, row.key)
+            case ProxyChallengeRow():
+                self._app_challenges.add(row.app, row.key)
             case ProxySniRow():
                 self._snis.add(row.cluster, row.key)
             case ProxyClusterRow():
@@ -158,6 +163,8 @@ class Table:
                 self._app_routes.drop(row.app, row.key)
             case ProxyCertificateRow():
                 self._app_certificates.drop(row.app, row.key)
+            case ProxyChallengeRow():
+                self._app_challenges.drop(row.app, row.key)
             case ProxySniRow():
                 self._snis.drop(row.cluster, row.key)
             case ProxyClusterRow():
@@ -189,6 +196,8 @@ class Table:
                 units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
                 units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
                 units.append((ProxyAppRow, row.app))
+            case ProxyChallengeRow():
+                units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
             case ProxyCertificateRow() if not row.fallback:
                 units += [(ProxyRouteRow, key) for key in self._app_routes.get(row.app)]
                 for key in self._app_binds.get(row.app):
@@ -204,6 +213,8 @@ class Table:
                     yield resources.routes(row, name)
             case ProxyCertificateRow() as row:
                 yield resources.certificate(row)
+            case ProxyChallengeRow() as row if row.chain:
+                yield resources.challenge(row)
             case ProxyClusterRow() as row:
                 if row.http or resources.is_shared(row):
                     yield resources.cluster(row, row.name, self._gate(row))
@@ -219,7 +230,8 @@ class Table:
                 yield from self._alias(row.cluster, [resources.sni_alias(row)])
             case ProxyRouteRow() as row:
                 binds = [self._of(of) for of in self._binds.get(row.name)]
-                yield from resources.vhosts(row, binds, self._certificates(row.app))
+                challenges = [] if row.tls else self._challenges(row.app)
+                yield from resources.vhosts(row, binds, self._certificates(row.app), challenges)
             case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
                 gate = resources.gate_of(row, self._certificates(row.app))
                 yield from self._alias(row.target, self._aliases(row), gate)
@@ -265,6 +277,11 @@ class Table:
     def signed(self, row: ProxyBindRow) -> Signed:
         """Whom the bind's listener shows the certificate that vouches for nobody."""
         return resources.signed_for(row, self._certificates(row.app))
+
+    def _challenges(self, app: str) -> list[ProxyChallengeRow]:
+        """Of HTTP-01."""
+        rows = [self.rows[ProxyChallengeRow][key] for key in self._app_challenges.get(app)]
+        return [row for row in rows if isinstance(row, ProxyChallengeRow) and row.token]
 
     def _certificates(self, app: str) -> list[ProxyCertificateRow]:
         """Those of an app, without the one that vouches for nobody."""

@@ -20,6 +20,7 @@ from flyebpf.api.backend import (
     Severity,
 )
 from flyebpf.api.routes import ROUTES
+from flyebpf.config import AcmeConfig, ProxyConfig
 from flyebpf.model.health import CheckResult
 from flyebpf.model.records import Address, AddressKind, Host, HostStatus
 from flyebpf.ops import health
@@ -183,6 +184,15 @@ def use_certificates(api: Api) -> None:
     for target in ("/v1/certificates", "/v1/certificates/www.example.com"):
         assert "PRIVATE" not in json.dumps(api.ok("GET", target))
     api.ok("DELETE", "/v1/certificates/www.example.com?app=web")
+    before = api.backend.config
+    acme = AcmeConfig("https://authority.example/directory")
+    api.backend.config = replace(before, proxy=ProxyConfig("envoy"), acme=acme)
+    api.ok("POST", "/v1/acme", {"hostname": "www.example.com", "app": "web"})
+    for target in ("/v1/acme", "/v1/acme?app=web", "/v1/acme/www.example.com"):
+        api.ok("GET", target)
+    api.ok("POST", "/v1/acme/www.example.com/check", {})
+    api.ok("DELETE", "/v1/acme/www.example.com")
+    api.backend.config = before
 
 
 def add_next_keys(api: Api) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from flyebpf.api.backend import DropCounter, Problem, ProxyStatus, ServiceCounters, Severity
 from flyebpf.cli.main import run
-from flyebpf.config import ProxyConfig
+from flyebpf.config import AcmeConfig, ProxyConfig
 from tests.api import Api, use_proxy
 from tests.fakes_backend import FakeBackend, serving
 from tests.pki import chain, make
@@ -288,14 +288,15 @@ def test_certificates(web: Cli) -> None:
     web.ok("certs add *.example.com -a web --cert chain.pem --key key.pem")
     headers, *rows = table(web.ok("certs list -a web"))
     assert headers == [
-        "HOSTNAME", "APP", "ORG", "NETWORK", "STATE", "EXPIRES", "DAYS", "ISSUER", "KEY",
+        "HOSTNAME", "APP", "ORG", "NETWORK", "STATE", "EXPIRES", "DAYS", "ISSUER", "KEY", "ACME",
     ]  # fmt: skip
     assert [row[0] for row in rows] == ["*.example.com", "www.example.com"]
     assert rows[0][1:5] == ["web", "acme", "default", "valid"]
-    assert rows[0][7:] == ["Test CA 1", "ECDSA P-256"]
+    assert rows[0][7:9] == ["Test CA 1", "ECDSA P-256"]
     shown = web.ok("certs show *.example.com")
     assert re.search(r"^Names +\*\.example\.com$", shown, re.MULTILINE)
     (first, _) = web.json("certs list")
+    assert first.pop("acme") is None
     assert web.json("certs show *.example.com") == first
     assert first["days_left"] in (88, 89)
     assert "PRIVATE" not in json.dumps(first) + shown
@@ -305,6 +306,26 @@ def test_certificates(web: Cli) -> None:
     assert [item["hostname"] for item in web.json("certs list")] == ["www.example.com"]
     code, _, err = web("certs", "remove", "www.example.com", "-a", "db", "-y")
     assert (code, "it is that of app web" in err) == (1, True)
+
+
+def test_certificates_by_acme(web: Cli) -> None:
+    code, _, err = web("certs", "add", "www.example.com", "-a", "web", "--acme")
+    assert (code, "acme.directory in the configuration" in " ".join(err.split())) == (1, True)
+    acme = AcmeConfig("https://authority.example/directory")
+    config = replace(web.backend.config, proxy=ProxyConfig("envoy"), acme=acme)
+    web.backend.config = config
+    assert "certs check www.example.com" in web.ok("certs add www.example.com -a web --acme")
+    (row,) = web.ok("certs list -a web").splitlines()[1:]
+    assert row.split() == ["www.example.com", "web", "none", "pending"]
+    (listed,) = web.json("certs list")
+    assert listed["acme"]["state"] == "pending"
+    assert re.search(r"^State +pending$", web.ok("certs check www.example.com"), re.MULTILINE)
+    assert "No certificate is ordered" in web.ok("certs remove www.example.com -y")
+    assert web.json("certs list") == []
+    code, _, err = web("certs", "add", "*.example.com", "-a", "web", "--acme")
+    assert (code, "is a wildcard" in err) == (1, True)
+    code, _, err = web("certs", "add", "a.example.com", "-a", "web", "--acme", "--cert", "x")
+    assert (code, "--acme stands alone" in err) == (2, True)
 
 
 def test_the_operators_certificate_and_warnings(web: Cli) -> None:

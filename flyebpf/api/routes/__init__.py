@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from flyebpf.api.routes import (
+    acme,
     addresses,
     apps,
     certificates,
@@ -31,6 +32,7 @@ ROUTES: tuple[Route, ...] = (
     *checks.ROUTES,
     *addresses.ROUTES,
     *certificates.ROUTES,
+    *acme.ROUTES,
     *wireguard.ROUTES,
     *dns.ROUTES,
     *doctor.ROUTES,
