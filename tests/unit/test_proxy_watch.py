@@ -90,7 +90,7 @@ def test_all_listeners_log_or_none_does() -> None:
     for what in all_listeners():
         made = listener(what)
         assert accesslog.logged(made, "") == made
-        last = accesslog.logged(made, "/var/log/x")["filter_chains"][0]["filters"][-1]
+        last = accesslog.logged(made, "/var/log/x")["filter_chains"][-1]["filters"][-1]
         (log,) = last["typed_config"]["access_log"]
         assert log["typed_config"]["path"] == "/var/log/x"
         fields = log["typed_config"]["log_format"]["json_format"]
