@@ -22,6 +22,7 @@ MODULES = (
     "apply",
     "startup",
     "live",
+    "wake",
     "outage",
     "store",
     "checks",

@@ -78,7 +78,7 @@ def facts(patient: Patient) -> Facts:
     return Facts(
         name,
         deployment,
-        exposures(deployment, []) if deployment else [],
+        exposures(deployment, [], config) if deployment else [],
         addresses.list_all(patient.store, name),
         found,
         hosts,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from flyebpf.config import DaemonConfig
 from flyebpf.model.records import AddressKind, Deployment, Port, Service
 from flyebpf.model.shared import misfit
 from flyebpf.model.state import State
@@ -27,13 +28,15 @@ class Exposure:
     """A port range of a service, on every VIP of its app.
 
     ``groups``: the process groups that serve it, sorted. ``number``: of the service
-    in the deployment.
+    in the deployment. ``sleeps``: its machines are stopped when nobody needs them, and
+    the kernel could not hold a client that comes then.
     """
 
     number: int
     service: Service
     port: Port
     groups: tuple[str, ...]
+    sleeps: bool = False
 
     @property
     def protocol(self) -> str:
@@ -53,8 +56,8 @@ class Exposure:
 
     @property
     def proxy(self) -> bool:
-        """Whether it has handlers, which the kernel cannot serve."""
-        return bool(self.port.handlers)
+        """Whether it has handlers, or machines that sleep: the kernel cannot serve it."""
+        return bool(self.port.handlers) or self.sleeps
 
     @property
     def proto(self) -> int:
@@ -83,9 +86,10 @@ class Exposure:
         return f"{app}:{','.join(self.groups)}{own}"
 
 
-def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
+def exposures(deployment: Deployment, problems: list[str], config: DaemonConfig) -> list[Exposure]:
     """Every port range of the services, as long as they do not overlap: of two
     that do, the first stays and the other becomes a problem."""
+    wakes = config.proxy.engine != "none" and bool(config.machines.start)
     found: list[Exposure] = []
     taken: dict[str, list[tuple[int, int]]] = {}
     for number, service in enumerate(deployment.services):
@@ -97,7 +101,9 @@ def exposures(deployment: Deployment, problems: list[str]) -> list[Exposure]:
                 f"{', '.join(deployment.processes) or 'none'}: set processes and deploy again"
             )
             continue
-        for exposure in _ranges(number, service, groups, where, problems):
+        sleeps = wakes and _sleeps(service)
+        for made in _ranges(number, service, groups, where, problems):
+            exposure = replace(made, sleeps=sleeps)
             others = taken.setdefault(exposure.protocol, [])
             if overlap := _overlap(others, exposure):
                 problems.append(
@@ -210,7 +216,7 @@ def routes(site: Site, state: State, app: str) -> Routes:
         return Routes(app, [], [], [], {}, NOWHERE, problems)
     addresses = vips(site, state, app, AddressKind.V4, problems)
     addresses6 = vips(site, state, app, AddressKind.V6, problems)
-    exposed = exposures(deployment, problems) if deployment else []
+    exposed = exposures(deployment, problems, site.config) if deployment else []
     front = find_front(site, state, app, [*addresses, *addresses6], problems)
     ways: dict[tuple[str, int, int], int] = {}
     for exposure in exposed:
@@ -247,6 +253,10 @@ def _ranges(
             )
             continue
         yield Exposure(number, service, port, groups)
+
+
+def _sleeps(service: Service) -> bool:
+    return service.protocol == "tcp" and service.auto_start and service.auto_stop != "off"
 
 
 def _is_port(number: int) -> bool:

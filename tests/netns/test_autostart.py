@@ -44,6 +44,7 @@ internal_port = 7001
 port = 80
 handlers = ["http"]
 """
+AUTO_STOP = 'auto_stop_machines = "stop"\ninternal_port'
 MANUAL = "auto_start_machines = false\ninternal_port"
 BODY = 20 << 20
 
@@ -143,13 +144,18 @@ def talk(rig: Rig, node: str, address: str, port: int, *options: str) -> Any:
 
 
 def test_without_handlers(rig: Rig, web: App, chat: App) -> None:
-    """A server that speaks first, from another machine of its network."""
+    """A server that speaks first, from another machine of its network; and for clients
+    outside, whom the kernel serves where machines do not sleep."""
     made = rig.api().post(path("apps", chat.name, "addresses"), {"type": "private_v6"})
     rig.machine("start", "web1")
     sleep_all(rig, chat)
     answer = talk(rig, "web1", made["address"], 7000)
     assert answer == {"first": "hello", "repeats": True}
     assert states(rig, chat) == ["started"]
+    assert talk(rig, "client1", chat.vip, 7000) == answer
+    rig.deploy(chat, CHAT.replace("internal_port", AUTO_STOP))
+    sleep_all(rig, chat)
+    assert talk(rig, "client1", chat.vip, 7000) == answer
 
 
 def test_websockets(rig: Rig, chat: App) -> None:
@@ -209,7 +215,7 @@ def restart(rig: Rig) -> None:
 
 
 LIMITED = (
-    WEB.replace("internal_port", 'auto_stop_machines = "stop"\ninternal_port')
+    WEB.replace("internal_port", AUTO_STOP)
     + '[services.concurrency]\ntype = "requests"\nsoft_limit = 2\nhard_limit = 4\n'
 )
 
@@ -244,7 +250,7 @@ def test_connections_are_let_finish(rig: Rig, chat: App, quick: None) -> None:
     one that is to be stopped has time for that."""
     sleep_all(rig, chat)
     options = ("--upgrade", "--wait")
-    rig.deploy(chat, CHAT.replace("internal_port", 'auto_stop_machines = "stop"\ninternal_port'))
+    rig.deploy(chat, CHAT.replace("internal_port", AUTO_STOP))
     with rig.background("client1", *tool_argv("talk", chat.vip, 80, *options)) as talking:
         assert talking.stdout is not None
         assert json.loads(talking.stdout.readline())["repeats"]

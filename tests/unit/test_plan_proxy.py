@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from flyebpf.config import PoolsConfig
+from flyebpf.config import DaemonConfig, MachinesConfig, PoolsConfig
 from flyebpf.model.certificates import DEFAULT, SelfSigned
 from flyebpf.model.checkrows import CheckRow
 from flyebpf.model.health import CheckResult, MachineChecks
@@ -730,3 +730,21 @@ def test_an_app_that_is_gone_is_served_nowhere() -> None:
 def test_addresses_of_other_kinds_are_none_of_the_proxys() -> None:
     here = app(WEB, Address("203.0.113.9", "web", AddressKind.EGRESS), ONE)
     assert {type(row) for row in Planner(PROXY).rows(here, ("proxy", "web"))} == ONLY_REPLAYS
+
+
+def test_where_machines_sleep_nothing_is_the_kernels() -> None:
+    """It could not hold a client; what has no machine that sleeps stays there."""
+    raw = replace(service(7000), auto_stop="stop")
+    of = app(deployment(raw, service(7001), service(7002, protocol="udp")), address(), ONE)
+    able = replace(PROXY, machines=MachinesConfig(start=("/bin/true",)))
+
+    def by_proxy(config: DaemonConfig) -> dict[int, bool]:
+        found = Planner(config).rows(of, ("app", "web"))
+        return {row.first_port: row.proxy for row in found if isinstance(row, ServiceRow)}
+
+    assert by_proxy(able) == {7000: True, 7001: False, 7002: False}
+    assert by_proxy(PROXY) == {7000: False, 7001: False, 7002: False}
+    binds = [
+        row for row in Planner(able).rows(of, ("proxy", "web")) if isinstance(row, ProxyBindRow)
+    ]
+    assert [(bind.first_port, bind.chain) for bind in binds] == [(7000, Chain.RAW)]

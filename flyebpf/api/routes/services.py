@@ -31,7 +31,7 @@ def list_all(call: Call) -> object:
         deployment = lookup.find(Deployment, name)
         if deployment is None:
             continue
-        for exposure in exposures(deployment, []):
+        for exposure in exposures(deployment, [], call.backend.config):
             shown.append(
                 views.service(
                     deployment,
