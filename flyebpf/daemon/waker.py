@@ -9,9 +9,7 @@ takes connections, the clients are let through to it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
+from flyebpf.daemon.probe import Prober
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.proxyrows import ProxyClusterRow
 from flyebpf.model.records import Machine, MachineState
@@ -33,8 +32,6 @@ from flyebpf.store.base import Store
 log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between looks, if nothing has changed
 RETRY = 0.2  # seconds until the store is asked again
-TRIES = (0.1, 0.2, 0.4, 1.0)  # seconds for a connection to be answered, each time
-PAUSE = 0.005  # seconds after one that was refused
 COMING = (MachineState.STARTING, MachineState.STARTED)
 FAILED = 10.0  # seconds for which a machine that could not be started is left alone
 
@@ -57,10 +54,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """A machine, and a revision of the store at which it was ordered to start."""
+    """A machine, and a revision of the store at which it was ordered to start.
+    ``from_rest``: see ``autostart.Started``."""
 
-    machine: str
+    machine: Machine
     revision: int
+    from_rest: bool
 
 
 class Waker:
@@ -153,17 +152,17 @@ class Waker:
             found = self._ask(cluster)
             if found is None:
                 continue
-            if running := [m for m in found.choice.running if m.id not in self._failed]:
+            running = [m for m in found.choice.running if m.id not in self._failed]
+            if not running:
+                ordered = self._go_on(found, ordered)
+                if ordered is not None and ordered.from_rest:
+                    running = [ordered.machine]
+            if running:
                 machine = self._listening(running, found.row.port, version, deadline)
                 if machine is not None:
                     return machine.id, at(machine.private_ip, found.row.port)
-                continue
-            if ordered is not None and self._has_failed(found, ordered):
-                self._failed[ordered.machine] = time.monotonic() + FAILED
-                ordered = None
-            if ordered is None and not found.choice.starting:
-                ordered = self._order(found)
-            self._wait(version, min(deadline, time.monotonic() + LOOK))
+            else:
+                self._wait(version, min(deadline, time.monotonic() + LOOK))
         raise RefusedError("late")
 
     def _ask(self, cluster: str) -> Wanted | None:
@@ -178,9 +177,17 @@ class Waker:
             raise RefusedError("none")
         return found
 
-    def _has_failed(self, found: Wanted, ordered: Ordered) -> bool:
-        """Whether what was ordered is known and has come to nothing."""
-        return found.revision >= ordered.revision and ordered.machine not in found.coming
+    def _go_on(self, found: Wanted, ordered: Ordered | None) -> Ordered | None:
+        """What is to be waited for, where nothing runs: what was ordered, or something
+        else if that is known and has come to nothing. Raises RefusedError."""
+        if ordered is not None and found.revision >= ordered.revision:
+            ident = ordered.machine.id
+            if ident not in found.coming:
+                self._failed[ident] = time.monotonic() + FAILED
+                ordered = None
+        if ordered is None and not found.choice.starting:
+            ordered = self._order(found)
+        return ordered
 
     def _order(self, found: Wanted) -> Ordered | None:
         """Have a machine started. None: ask again. Raises RefusedError where there is
@@ -192,16 +199,16 @@ class Waker:
             raise RefusedError("failed" if candidates else "none")
         known = found.coming | self._failed.keys()
         try:
-            machine = autostart.wake(self._store, service_of(row), wanted, known=known)
+            started = autostart.wake(self._store, service_of(row), wanted, known=known)
             revision = self._store.revision()
         except FlyebpfError as error:
             log.warning("%s: %s", row.name, error.message)
             time.sleep(RETRY)
             return None
-        if machine is None:  # nothing is as it was: the state will say so
+        if started is None:  # nothing is as it was: the state will say so
             return None
-        log.info("%s: machine %s is to be %s", row.name, machine.id, machine.state)
-        return Ordered(machine.id, revision)
+        log.info("%s: machine %s is %s", row.name, started.machine.id, started.machine.state)
+        return Ordered(started.machine, revision, started.from_rest)
 
     def _wait(self, version: int, deadline: float) -> None:
         """Until something about machines has changed."""
@@ -213,24 +220,11 @@ class Waker:
         self, machines: Sequence[Machine], port: int, version: int, deadline: float
     ) -> Machine | None:
         """The first of the machines that takes a connection; None when something has
-        changed before. Packets to one that is just being set up are lost, so it is asked
-        again soon."""
-        patience = itertools.chain(TRIES, itertools.repeat(TRIES[-1]))
-        while time.monotonic() < deadline and self._version == version:
-            wait = next(patience)
-            for machine in machines:
-                if self._takes(machine.private_ip, port, wait):
-                    return machine
-            with self._news:
-                self._news.wait_for(lambda: self._version != version, PAUSE)
-        return None
-
-    def _takes(self, address: str, port: int, patience: float) -> bool:
-        try:
-            with socket.create_connection((address, port), patience, (self._source, 0)):
-                return True
-        except OSError:
-            return False
+        changed before."""
+        addresses = {(machine.private_ip, port): machine for machine in machines}
+        prober = Prober(list(addresses), self._source)
+        taken = prober.run(deadline, lambda: self._version != version)
+        return None if taken is None else addresses[taken]
 
 
 def view(engine: Engine, row: ProxyClusterRow) -> Wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from flyebpf.errors import ConflictError
 from flyebpf.model import names
-from flyebpf.model.records import App, Deployment, Machine, Organization
+from flyebpf.model.records import App, Deployment, Machine, Organization, Wake
 from flyebpf.ops import addresses, certificates, networks
 from flyebpf.ops.transact import Tx, every, find, transact
 from flyebpf.store.base import Store
@@ -64,6 +64,9 @@ def destroy(store: Store, name: str) -> App:
         _refuse_with_machines(every(tx.store, Machine, app=name), name)
         addresses.remove_of(tx, name)
         certificates.remove_of(tx, name)
+        for entry in tx.store.list(Wake.kind):
+            if entry.id.startswith(f"{name}/"):
+                tx.delete(Wake, entry.id)
         tx.get(Deployment, name)  # a deploy at the same time makes this one start again
         tx.delete(Deployment, name)
         tx.delete(App, name)

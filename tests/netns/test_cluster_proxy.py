@@ -120,8 +120,11 @@ def woken_from_another_host(cluster: Cluster, app: App) -> None:
     answers = [json.loads(one.communicate(timeout=60)[0]) for one in asked]
     assert {answer["peer"] for answer in answers} <= set(PEERS.values())
     assert len({answer["name"] for answer in answers}) == 1
-    states = [cluster.api().get(path("machines", ident))["state"] for ident in ids]
-    assert sorted(states) == ["started", "stopped"]
+
+    def states() -> list[str]:
+        return sorted(cluster.api().get(path("machines", ident))["state"] for ident in ids)
+
+    cluster.until(lambda: states() == ["started", "stopped"], "one is started, one is not")
 
 
 def test_any_hosts_proxy_reaches_the_machine(

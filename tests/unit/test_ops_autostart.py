@@ -11,8 +11,9 @@ from threading import Barrier, Thread
 import pytest
 
 from flyebpf.config import MachinesConfig
-from flyebpf.model.records import Machine, MachineState
-from flyebpf.ops import autostart, cluster, machines, power
+from flyebpf.model.records import MachineState
+from flyebpf.ops import apps, autostart, cluster, machines, power
+from flyebpf.ops.autostart import Started
 from flyebpf.store.sqlite import SqliteStore
 from tests.stores import config, region
 
@@ -56,15 +57,16 @@ def test_whoever_asks_and_in_which_order(store: SqliteStore, sleeping: list[str]
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({machine.id for machine in found if machine}) == 1
+    assert len({one.machine.id for one in found if one}) == 1
     assert states(store) == sorted([STARTING, STOPPED, STOPPED])
 
 
-def finish(store: SqliteStore, machine: Machine | None, error: str = "") -> str:
-    assert machine is not None
+def finish(store: SqliteStore, started: Started | None, error: str = "") -> str:
+    assert started is not None
+    assert started.from_rest
     state = STOPPED if error else MachineState.STARTED
-    power.report(store, machine, state, error=error)
-    return machine.id
+    power.report(store, started.machine, state, error=error)
+    return started.machine.id
 
 
 def test_one_more(store: SqliteStore, sleeping: list[str]) -> None:
@@ -73,18 +75,18 @@ def test_one_more(store: SqliteStore, sleeping: list[str]) -> None:
     first = finish(store, autostart.wake(store, "web/app", sleeping))
     unaware = autostart.wake(store, "web/app", sleeping[1:])
     assert unaware is not None
-    assert unaware.id == first
+    assert (unaware.machine.id, unaware.from_rest) == (first, False)
     rest = [ident for ident in sleeping if ident != first]
     second = autostart.wake(store, "web/app", rest, known={first})
     assert second is not None
-    assert second.id == rest[0]
+    assert second.machine.id == rest[0]
 
 
 def test_another_service(store: SqliteStore, sleeping: list[str]) -> None:
     finish(store, autostart.wake(store, "web/app", sleeping[:1]))
     other = autostart.wake(store, "web/worker", sleeping[1:])
     assert other is not None
-    assert other.id == sleeping[1]
+    assert other.machine.id == sleeping[1]
 
 
 def test_one_that_failed(store: SqliteStore, sleeping: list[str]) -> None:
@@ -92,7 +94,7 @@ def test_one_that_failed(store: SqliteStore, sleeping: list[str]) -> None:
     rest = [ident for ident in sleeping if ident != first]
     again = autostart.wake(store, "web/app", rest, known={first})
     assert again is not None
-    assert again.id == rest[0]
+    assert again.machine.id == rest[0]
 
 
 def test_none(store: SqliteStore, sleeping: list[str]) -> None:
@@ -101,3 +103,20 @@ def test_none(store: SqliteStore, sleeping: list[str]) -> None:
     cluster.ensure(store, config())  # the host has no commands any more
     assert autostart.wake(store, "web/app", sleeping) is None
     assert states(store) == [STOPPED] * 3
+
+
+def test_one_that_is_being_stopped(store: SqliteStore, sleeping: list[str]) -> None:
+    """What takes connections there may be what is about to end."""
+    finish(store, autostart.wake(store, "web/app", sleeping[:1]))
+    power.request(store, sleeping[0], STOPPED)
+    again = autostart.wake(store, "web/app", sleeping[:1])
+    assert again is not None
+    assert (again.machine.state, again.from_rest) == (STARTING, False)
+
+
+def test_nothing_is_left_of_an_app(store: SqliteStore, sleeping: list[str]) -> None:
+    finish(store, autostart.wake(store, "web/app", sleeping))
+    for ident in sleeping:
+        machines.remove(store, ident)
+    apps.destroy(store, "web")
+    assert store.list("wake") == []

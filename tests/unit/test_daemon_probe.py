@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service that will take connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from flyebpf.daemon.probe import Prober
+
+HERE = "127.0.0.1"
+PATIENCE = 30.0
+
+
+def closed_port() -> int:
+    """One at which nobody listens; it is kept from others until it is."""
+    with socket.socket() as one:
+        one.bind((HERE, 0))
+        return int(one.getsockname()[1])
+
+
+def test_who_listens_later() -> None:
+    """The one of two addresses that does."""
+    ports = [(HERE, closed_port()), (HERE, closed_port())]
+    found: list[tuple[str, int] | None] = []
+    prober = Prober(ports, HERE)
+    deadline = time.monotonic() + PATIENCE
+    thread = threading.Thread(target=lambda: found.append(prober.run(deadline, lambda: False)))
+    thread.start()
+    with socket.create_server(ports[1]):
+        thread.join(PATIENCE)
+    assert found == [ports[1]]
+
+
+def test_nobody() -> None:
+    given_up = iter([False, False, True])
+    prober = Prober([(HERE, closed_port())], HERE)
+    assert prober.run(time.monotonic() + PATIENCE, lambda: next(given_up)) is None
+    assert prober.run(time.monotonic(), lambda: False) is None
+
+
+def test_a_source_that_is_not_there_yet() -> None:
+    given_up = iter([False, False, True])
+    prober = Prober([(HERE, closed_port())], "192.0.2.1")
+    assert prober.run(time.monotonic() + PATIENCE, lambda: next(given_up)) is None
