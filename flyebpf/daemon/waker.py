@@ -51,6 +51,11 @@ class Wanted:
     choice: Choice
     coming: frozenset[str]
 
+    def running(self) -> list[Machine]:
+        """Without those whose checks fail, say."""
+        unfit = {end.machine for end in self.row.endpoints if end.draining}
+        return [machine for machine in self.choice.running if machine.id not in unfit]
+
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
@@ -152,7 +157,7 @@ class Waker:
             found = self._ask(cluster)
             if found is None:
                 continue
-            running = [m for m in found.choice.running if m.id not in self._failed]
+            running = [m for m in found.running() if m.id not in self._failed]
             if not running:
                 ordered = self._go_on(found, ordered)
                 if ordered is not None and ordered.from_rest:
