@@ -54,7 +54,7 @@ RETRY: dict[str, Any] = {
 """What no machine has seen yet goes to another one, whatever its method."""
 OUTLIERS: dict[str, Any] = {
     "split_external_local_origin_errors": True,
-    "consecutive_local_origin_failure": 1,
+    "consecutive_local_origin_failure": 3,
     "enforcing_consecutive_local_origin_failure": 100,
     "enforcing_local_origin_success_rate": 0,
     "enforcing_consecutive_5xx": 0,
