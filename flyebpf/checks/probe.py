@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 from dataclasses import dataclass, field
@@ -32,8 +33,15 @@ class Spec:
     tls_server_name: str = ""
 
 
+OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+
+
+class UndecidedError(Exception):
+    """This host could not look: that says nothing of the machine."""
+
+
 async def probe(spec: Spec) -> str:
-    """Why it fails, "" when it passes."""
+    """Why it fails, "" when it passes. Raises UndecidedError."""
     try:
         async with asyncio.timeout(spec.timeout):
             return await _look(spec)
@@ -44,6 +52,8 @@ async def probe(spec: Spec) -> str:
     except ssl.SSLError as error:
         return f"TLS: {error.reason or error}"
     except OSError as error:
+        if error.errno in OWN_FAULTS:
+            raise UndecidedError(os.strerror(error.errno)) from error
         return f"cannot connect: {os.strerror(error.errno) if error.errno else error}"
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
         return "what it answers is no HTTP"

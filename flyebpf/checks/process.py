@@ -15,18 +15,21 @@ import asyncio
 import json
 import logging
 import random
+import resource
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from flyebpf import logs, rights
-from flyebpf.checks.probe import Spec, probe
+from flyebpf.checks.probe import Spec, UndecidedError, probe
 from flyebpf.config import LogConfig
 
 log = logging.getLogger("flyebpf.checks.process")
 LINE = 64 << 20  # longest line of input, bytes
 SPREAD = 0.005  # seconds between the first looks of many checks
 GATHER = 0.05  # seconds in which results are gathered
+LATE = 1.0  # seconds after which a look that should have begun proves no failure
+FILES = 1 << 16  # open files at most
 
 
 class Runner:
@@ -60,7 +63,14 @@ class Runner:
         due = loop.time() + spec.grace + spread
         while True:
             await asyncio.sleep(max(due - loop.time(), 0))
-            self._found(key, await probe(spec))
+            late = loop.time() - due > LATE
+            try:
+                why = await probe(spec)
+            except UndecidedError as error:
+                log.warning("check %s could not be run: %s", key, error)
+            else:
+                if not (why and late):  # a host that is too busy to look sees no machine fail
+                    self._found(key, why)
             due = max(due + spec.interval, loop.time())
 
     def _found(self, key: str, why: str) -> None:
@@ -90,6 +100,9 @@ async def serve() -> None:
 
 def main() -> int:
     logs.setup(LogConfig(**json.loads(sys.argv[2])))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
     rights.drop(sys.argv[1], "the process that runs checks")
     asyncio.run(serve())
     return 0

@@ -23,6 +23,7 @@ from flyebpf.store.base import Store
 log = logging.getLogger(__name__)
 GATHER = 0.1  # seconds in which results are gathered
 RETRY = 1.0  # seconds until the store is asked again
+LOOK = 30.0  # seconds between looks for results of checks that there are no more
 BATCH = 50  # machines in a transaction
 
 
@@ -72,7 +73,7 @@ class ChecksAgent:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self._news.wait()
+            self._news.wait(LOOK)
             if self._ended.wait(GATHER):
                 return
             self._news.clear()

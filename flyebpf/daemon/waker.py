@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
@@ -233,12 +233,16 @@ class Waker:
 
 
 def view(engine: Engine, row: ProxyClusterRow) -> Wanted:
-    """What there is for a cluster; in the main thread."""
+    """What there is for a cluster; in the main thread. A machine that runs and is to get
+    nothing new, as its checks fail, is none that clients are led to."""
     state = engine.state
+    served = {endpoint.machine for endpoint in row.endpoints if not endpoint.draining}
+    choice = engine.planner.choice(state, row.app, row.groups)
+    running = tuple(machine for machine in choice.running if machine.id in served)
     return Wanted(
         state.revision,
         row,
-        engine.planner.choice(state, row.app, row.groups),
+        replace(choice, running=running),
         frozenset(m.id for m in state.machines_of(row.app) if m.state in COMING),
     )
 

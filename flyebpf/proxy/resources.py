@@ -391,14 +391,14 @@ def sni_alias(row: ProxySniRow) -> str:
     return names.sni_cluster(row.port, row.host)
 
 
-def loads(row: ProxyClusterRow, clusters: Iterable[str]) -> Resource:
+def loads(row: ProxyClusterRow, clusters: Iterable[str], naps: int = 0) -> Resource:
     """``clusters``: the names that it has in Envoy. ``hard``, ``queue`` and
     ``endpoints``: where machines that are full leave what is new to others
     (``flyebpf.proxy.spill``)."""
     body: Json = {"clusters": sorted(clusters)}
     if row.hard is not None:
         body |= {"hard": row.hard, "queue": not row.proxy_proto}
-        body["endpoints"] = endpoints(row, row.name).body
+        body["endpoints"] = endpoints(row, row.name, naps).body
     return Resource(Type.LOADS, row.name, body)
 
 

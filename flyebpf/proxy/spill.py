@@ -64,7 +64,7 @@ def full(endpoints: Json, active: Mapping[str, int], hard: int) -> frozenset[str
     found: set[str] = set()
     groups: dict[int, list[str]] = {}
     for group in endpoints["endpoints"]:
-        usable = [_at(member) for member in group["lb_endpoints"] if _usable(member)]
+        usable = [_at(member) for member in _machines(group) if _usable(member)]
         groups.setdefault(group["priority"], []).extend(usable)
     for _, addresses in sorted(groups.items()):
         if any(active.get(address, 0) < hard for address in addresses):
@@ -75,8 +75,14 @@ def full(endpoints: Json, active: Mapping[str, int], hard: int) -> frozenset[str
 
 def each_full(endpoints: Json, active: Mapping[str, int], hard: int) -> frozenset[str]:
     """Addresses of all machines at the limit."""
-    members = (member for group in endpoints["endpoints"] for member in group["lb_endpoints"])
+    members = (member for group in endpoints["endpoints"] for member in _machines(group))
     return frozenset(_at(member) for member in members if active.get(_at(member), 0) >= hard)
+
+
+def _machines(group: Json) -> list[Json]:
+    """Without what stands for machines that are to be started (``proxy.wake``)."""
+    members = group["lb_endpoints"]
+    return [m for m in members if "socket_address" in m["endpoint"]["address"]]
 
 
 def _usable(member: Json) -> bool:
@@ -84,9 +90,8 @@ def _usable(member: Json) -> bool:
 
 
 def _at(member: Json) -> str:
-    """Empty for what stands for machines that sleep, which is never full."""
-    address = member["endpoint"]["address"].get("socket_address")
-    return at(address["address"], address["port_value"]) if address else ""
+    address = member["endpoint"]["address"]["socket_address"]
+    return at(address["address"], address["port_value"])
 
 
 def _mark(endpoints: Json, marked: frozenset[str]) -> Json:
@@ -94,7 +99,7 @@ def _mark(endpoints: Json, marked: frozenset[str]) -> Json:
         return endpoints
     changed = copy.deepcopy(endpoints)
     for group in changed["endpoints"]:
-        for member in group["lb_endpoints"]:
+        for member in _machines(group):
             if _at(member) in marked:
                 member["health_status"] = "DRAINING"
     return changed

@@ -220,7 +220,7 @@ class Table:
                     yield resources.cluster(row, row.name, self._gate(row))
                     yield resources.endpoints(row, row.name, self._naps.get(row.key, 0))
                 if row.watched and (found := self._names(row)):
-                    yield resources.loads(row, found)
+                    yield resources.loads(row, found, self._naps.get(row.key, 0))
             case ProxyAppRow() as row:
                 clusters = self.rows[ProxyClusterRow]
                 own = [clusters[key] for key in self._app_clusters.get(row.name)]

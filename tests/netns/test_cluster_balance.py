@@ -80,8 +80,8 @@ def tell(cluster: Cluster, name: str, what: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
-def held(cluster: Cluster) -> list[object]:
-    return [tell(cluster, name, "/seen")["held"] for name in (*NEAR, FAR)]
+def held(cluster: Cluster) -> list[int]:
+    return [int(str(tell(cluster, name, "/seen")["held"])) for name in (*NEAR, FAR)]
 
 
 @contextmanager
@@ -109,15 +109,19 @@ def say(running: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def holding(cluster: Cluster, app: App, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many requests that are being answered, one after another."""
+def holding(
+    cluster: Cluster, app: App, count: int, before: int = 0
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many requests that are being answered, one after another, beside those
+    before."""
     with ExitStack() as stack:
         running = []
-        for number in range(1, count + 1):
-            url = f"http://{app.vip}/drip"
-            command = ("curl", "-sS", "-m", "60", "-o", "/dev/null", url)
+        url = f"http://{app.vip}/drip"
+        command = ("curl", "-sS", "-m", "60", "-o", "/dev/null", url)
+        for number in range(before + 1, before + count + 1):
             running.append(stack.enter_context(cluster.background("client1", *command)))
-            cluster.until(lambda n=number: sum(held(cluster)) == n, f"{number} are held", 10)  # type: ignore[misc, arg-type]
+            are_held = lambda n=number: sum(held(cluster)) == n  # noqa: E731
+            cluster.until(are_held, f"{number} are held", 10)
         yield running
         for name in (*NEAR, FAR):
             tell(cluster, name, "/release")
@@ -128,13 +132,21 @@ def test_limits(cluster: Cluster, app: App) -> None:
     """The least loaded of the region, then the next region, then a queue, then 503."""
     with holding(cluster, app, 2):
         assert held(cluster) == [1, 1, 0]
-    with holding(cluster, app, 6):
-        assert held(cluster) == [2, 2, 2]
-        assert ask(cluster, app, "/", 81) == "503"  # idle for a second
-        with cluster.background("client1", "curl", "-sS", f"http://{app.vip}/") as waiting:
-            for name in NEAR:
-                tell(cluster, name, "/release")
-            assert json.loads(waiting.communicate(timeout=20)[0])["name"] in (*NEAR, FAR)
+    with holding(cluster, app, 4):
+        # What comes before the region is known to be full waits: no longer than a second.
+        cluster.until(lambda: ask(cluster, app, "/", 81) == FAR, "the next region helps", 20)
+        with holding(cluster, app, 2, 4):
+            limits_of_all(cluster, app)
+
+
+def limits_of_all(cluster: Cluster, app: App) -> None:
+    """Nobody has any room: who comes waits, and is served when there is some."""
+    assert held(cluster) == [2, 2, 2]
+    assert ask(cluster, app, "/", 81) == "503"  # idle for a second
+    with cluster.background("client1", "curl", "-sS", f"http://{app.vip}/") as waiting:
+        for name in NEAR:
+            tell(cluster, name, "/release")
+        assert json.loads(waiting.communicate(timeout=20)[0])["name"] in (*NEAR, FAR)
 
 
 PROXIED = """

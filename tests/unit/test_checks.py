@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from flyebpf.checks.probe import Spec, probe
+from flyebpf.checks.probe import Spec, UndecidedError, probe
 from flyebpf.config import ProxyConfig
 from flyebpf.daemon.checks import merge
 from flyebpf.drivers import checks
@@ -124,6 +124,11 @@ def test_tcp_and_silence() -> None:
         return await asked(replace(SPEC, port=port, type="tcp"))
 
     assert asyncio.run(nobody()) == "cannot connect: Connection refused"
+
+
+def test_what_is_this_hosts_fault_says_nothing() -> None:
+    with pytest.raises(UndecidedError, match="Cannot assign requested address"):
+        asyncio.run(asked(replace(SPEC, port=9, source="203.0.113.1", type="tcp")))
 
 
 @pytest.fixture(scope="module")

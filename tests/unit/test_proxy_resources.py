@@ -268,6 +268,11 @@ def test_one_limit_under_all_names() -> None:
     loads = envoy.has[Type.LOADS, TCP.name]
     assert (loads["clusters"], loads["hard"], loads["queue"]) == ([TCP.name], 3, True)
     assert loads["endpoints"] == envoy.has[Type.ENDPOINTS, TCP.name]
+    sleeping = replace(ENDPOINT, draining=True)
+    envoy.put(replace(limited, wakes=True, endpoints=(sleeping,)))
+    loads = envoy.has[Type.LOADS, TCP.name]
+    assert len(loads["endpoints"]["endpoints"]) == 2
+    assert loads["endpoints"] == envoy.has[Type.ENDPOINTS, TCP.name]
     envoy.put(replace(limited, proxy_proto="v1"))
     assert envoy.has[Type.LOADS, TCP.name]["queue"] is False
     envoy.put(TCP)

@@ -77,6 +77,20 @@ def test_only_what_changes_is_told() -> None:
     assert spill.judge("web", {"172.16.0.2:80": 1}) == plain
 
 
+def test_what_stands_for_machines_is_none() -> None:
+    """The endpoint at which clients wait for one to be started."""
+    row = ProxyClusterRow("web", "web", (NEAR, FAR), http=True, wakes=True)
+    body = endpoints(row, "web", 2).body
+    spill = Spill()
+    for queue in (True, False):
+        spill.limit("web", HARD, body, queue=queue)
+        told = spill.judge("web", {"172.16.0.2:80": 2})
+        assert told is not None
+        assert len(told["endpoints"]) == 3
+        assert told["endpoints"][2] == body["endpoints"][2]
+        spill.judge("web", {})
+
+
 def test_without_a_limit_the_marks_go() -> None:
     spill, plain = Spill(), assignment(NEAR, FAR)
     spill.limit("web", HARD, plain, queue=True)
