@@ -129,6 +129,31 @@ def test_psql_verifies_the_certificate(rig: Rig, app: App, tmp_path: Path) -> No
     rig.until(lambda: sql(rig, app, "select 1") == "1", "it is served by address again", 10)
 
 
+def test_a_session_outlives_certificates(rig: Rig, app: App) -> None:
+    """One that is added, renewed or removed changes what is shown to the next client."""
+    words = f"host={app.vip} user=postgres sslmode=require"
+    argv = rig.argv("client1", ("psql", "-X", "-t", "-A", words))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        for number in range(3):
+            session.stdin.write(f"select {number};\n")
+            session.stdin.flush()
+            assert session.stdout.readline() == f"{number}\n"
+            if number < 2:
+                made = make(NAME)
+                body = {"certificate": made.pem, "key": made.key_pem}
+                rig.api().post("/v1/certificates", {"hostname": NAME, "app": app.name, **body})
+            else:
+                rig.api().delete(path("certificates", NAME))
+            rig.settle()
+            named = {"host": NAME, "hostaddr": app.vip}
+            rig.until(lambda named=named: sql(rig, app, "select 1", **named) == "1", "served", 10)
+        output, _ = session.communicate("select 'last';\n", timeout=20)
+    assert output == "last\n"
+
+
 def test_without_tls(rig: Rig, app: App) -> None:
     done = psql(rig, app, "select 1", sslmode="disable")
     assert "takes only encrypted connections" in done.stderr
