@@ -60,7 +60,7 @@ class ProxyDriver:
         self._binds = proxy_steer.Binds(maps["binds"])
         self.sockets = proxy_steer.Sockets(maps["proxy_sockets"], maps["proxy_own"])
         self._netlink = ProxyNetlink()
-        self._table = Table()
+        self._table = Table(self.paths.sockets)
         self._soon = soon
         self.loads = Loads()
         self.feed: Feed | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from flyebpf.model.proxyrows import ProxyRow
 from flyebpf.proxy import appstats, replay, wake
 from flyebpf.proxy.accesslog import logged
-from flyebpf.proxy.chains import PG_CANCEL, PG_CANCEL_ANY, all_listeners, pg_listeners
+from flyebpf.proxy.chains import INNER, PG_CANCEL, PG_CANCEL_ANY, all_listeners, pg_listeners
 from flyebpf.proxy.listeners import Json, listener, piped
 from flyebpf.proxy.names import ADS_CLUSTER
 
@@ -99,6 +99,7 @@ def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "") -> Json:
                 *(logged(listener(what), access_log) for what in all_listeners()),
                 *(logged(piped(what, paths.sockets), access_log) for what in pg_listeners()),
                 *(piped(what, paths.sockets) for what in (PG_CANCEL, PG_CANCEL_ANY)),
+                logged(piped(INNER, paths.sockets), access_log),
                 replay.listener(paths.apps),
                 *wake.listeners(ADS_CLUSTER),
             ],

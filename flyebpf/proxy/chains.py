@@ -39,6 +39,7 @@ class Signed(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Listener:
     """``shared``: on shared addresses, where Host or SNI say whose a connection is.
+    ``inner``: at a pipe, for what another listener has decrypted.
     ``range``: of raw TCP, which of an address's port ranges; None: single ports."""
 
     name: str
@@ -48,6 +49,7 @@ class Listener:
     range: int | None = None
     tls: TlsOptions | None = None
     signed: Signed = Signed.NONE
+    inner: bool = False
 
 
 FIRST = {Chain.HTTPS: FIRST_HTTPS, Chain.TLS: FIRST_TLS, Chain.PG_TLS: FIRST_PG}
@@ -56,6 +58,11 @@ HTTP = Listener("http", 1, Chain.HTTP)
 SHARED_HTTP = Listener("shared-http", 2, Chain.HTTP, shared=True)
 SHARED_HTTPS = Listener("shared-https", 3, Chain.HTTPS, shared=True, tls=TlsOptions())
 SHARED_TLS = Listener("shared-tls", 4, Chain.TLS, shared=True, tls=TlsOptions(alpn=()))
+
+
+INNER = Listener("shared-inner", 5, Chain.HTTPS, shared=True, inner=True)
+"""HTTP on other ports of shared addresses than 80 and 443: whose such a connection is,
+and so whether it is HTTP, is known once its server name is."""
 
 
 def raw_range(place: int) -> Listener:
@@ -95,7 +102,7 @@ def cancel_listener(of: Listener) -> Listener:
 
 
 def pipe(folder: Path, listener: Listener) -> Path:
-    """Where one of Envoy's listeners for ``pg_tls`` is found, among its sockets."""
+    """Where one of Envoy's listeners without an address is found, among its sockets."""
     return folder / f"{listener.name}.pipe"
 
 

@@ -81,7 +81,7 @@ def listener(what: Listener) -> Json:
 
 
 def piped(what: Listener, folder: Path) -> Json:
-    """A listener for ``proxy.relay``, which says whose a connection is."""
+    """A listener at a pipe, to which a PROXY header says whose a connection is."""
     made = listener(what)
     del made["additional_addresses"]
     header = {"@type": f"{TYPE}.filters.listener.proxy_protocol.v3.ProxyProtocol"}
@@ -234,7 +234,7 @@ def _strip(what: Listener) -> Json:
     app's own address the name of its routes takes the place of the host's."""
     mutations: list[Json] = [{"remove_on_match": {"key_matcher": _reserved()}}]
     mutations.append(replay.asking())
-    if not what.shared:
+    if not what.shared or what.inner:
         header = {"key": names.VHOST_HEADER, "value": names.vhost_format(what)}
         mutations.append(
             {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}

@@ -38,14 +38,25 @@ def at(address: str, port: int) -> str:
 
 def routes_of(listener: Listener) -> str:
     """The route configuration of an HTTP listener."""
+    if listener.inner:
+        return INNER_ROUTES
     return f"{'shared' if listener.shared else 'own'}-{listener.chain}"
 
 
-ROUTES = ("own-http", "own-https", "shared-http", "shared-https")
+INNER_ROUTES = "inner-https"
+ROUTES = ("own-http", "own-https", "shared-http", "shared-https", INNER_ROUTES)
 
 
 def vhost_format(listener: Listener) -> str:
+    if listener.inner:
+        return "%REQ(:AUTHORITY)%|%DOWNSTREAM_LOCAL_PORT%"
     return f"{SERVER_NAME}/{LOCAL}" if listener.chain is Chain.HTTPS else LOCAL
+
+
+def inner_domains(host: str, port: int) -> tuple[str, ...]:
+    """The domains of a virtual host on another port of shared addresses: clients may say
+    the port with the host, or not."""
+    return (f"{host}|{port}", f"{host}:{port}|{port}")
 
 
 def vhost_domain(address: str, port: int, server_name: str | None = None) -> str:

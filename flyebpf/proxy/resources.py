@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flyebpf.model.proxyrows import (
@@ -24,7 +25,7 @@ from flyebpf.model.proxyrows import (
     ProxySniRow,
 )
 from flyebpf.proxy import appstats, names, replay, wake
-from flyebpf.proxy.chains import Signed
+from flyebpf.proxy.chains import INNER, Signed, pipe
 from flyebpf.proxy.gates import RAW_SOCKET, SOCKETS, Gate, gated
 
 Json = dict[str, Any]
@@ -225,8 +226,10 @@ def routes(row: ProxyRow, name: str) -> Resource:
     """A route configuration without its virtual hosts: what all apps' requests get."""
     tls = name.endswith("https")
     shared = name.startswith("shared")
+    inner = name == names.INNER_ROUTES
     headers = {
-        "fly-client-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+        **({"x-forwarded-proto": "https"} if inner else {}),
+        "fly-client-ip": f"%DOWNSTREAM_{'' if inner else 'DIRECT_'}REMOTE_ADDRESS_WITHOUT_PORT%",
         "fly-forwarded-port": "%DOWNSTREAM_LOCAL_PORT%",
         "fly-region": row.region,
         "x-forwarded-port": "%DOWNSTREAM_LOCAL_PORT%",
@@ -264,13 +267,16 @@ def vhosts(
     binds: Iterable[ProxyBindRow],
     certificates: Sequence[ProxyCertificateRow],
     challenges: Sequence[ProxyChallengeRow] = (),
+    snis: Sequence[ProxySniRow] = (),
 ) -> Iterator[Resource]:
     """The route on its app's own addresses (``binds`` lead to it) and on shared ones.
-    ``certificates`` and ``challenges``: the app's."""
+    ``certificates`` and ``challenges``: the app's. ``snis``: that lead to it."""
     kind = Chain.HTTPS if row.tls else Chain.HTTP
     own = sorted({domain for bind in binds for domain in _domains(bind, certificates)})
     shared = sorted(set(row.hosts))
-    for name, domains in ((f"own-{kind}", own), (f"shared-{kind}", shared)):
+    inner = sorted({domain for sni in snis for domain in names.inner_domains(sni.host, sni.port)})
+    found = ((f"own-{kind}", own), (f"shared-{kind}", shared), (names.INNER_ROUTES, inner))
+    for name, domains in found:
         if domains:
             full = f"{name}|{row.name}"
             body = _vhost(row, domains)
@@ -385,6 +391,23 @@ def aliases(
     if gate_of(bind, certificates) is None:
         return [names.raw_cluster(bind.address, port) for port in ports]
     return [names.tls_cluster(bind.address, port) for port in ports]
+
+
+def inner_cluster(row: ProxySniRow, sockets: Path) -> Resource:
+    """Of connections that are HTTP's, to Envoy itself: among its ``sockets``."""
+    name = sni_alias(row)
+    address = {"pipe": {"path": str(pipe(sockets, INNER))}}
+    members = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    body: Json = {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "load_assignment": {"cluster_name": name, "endpoints": members},
+        "circuit_breakers": {"thresholds": [{"max_connections": MANY}]},
+        "transport_socket": _proxy_proto("v1"),
+        "upstream_bind_config": {},
+    }
+    return Resource(Type.CLUSTER, name, body)
 
 
 def sni_alias(row: ProxySniRow) -> str:

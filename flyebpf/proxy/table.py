@@ -11,6 +11,7 @@ import json
 from collections.abc import Hashable, Iterable, Iterator
 from functools import reduce
 from hashlib import blake2b
+from pathlib import Path
 
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
@@ -69,7 +70,9 @@ class Index:
 class Table:
     """Rows by kind and key. Not for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, sockets: Path = Path("sockets")) -> None:
+        """``sockets``: the folder of Envoy's own."""
+        self._sockets = sockets
         self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in KINDS}
         self.places: dict[Hashable, int] = {}
         """Of binds that are port ranges: which of their address's."""
@@ -80,6 +83,7 @@ class Table:
         self._app_certificates = Index()
         self._app_challenges = Index()
         self._snis = Index()  # by cluster
+        self._inners = Index()  # by route
         self._app_clusters = Index()
         self.stale_binds: dict[Hashable, None] = {}
         """Binds whose listener may be another one now; whoever looks takes them out."""
@@ -150,6 +154,7 @@ class Table:
                 self._app_challenges.add(row.app, row.key)
             case ProxySniRow():
                 self._snis.add(row.cluster, row.key)
+                self._inners.add(row.route, row.key)
             case ProxyClusterRow():
                 self._app_clusters.add(row.app, row.key)
 
@@ -167,6 +172,7 @@ class Table:
                 self._app_challenges.drop(row.app, row.key)
             case ProxySniRow():
                 self._snis.drop(row.cluster, row.key)
+                self._inners.drop(row.route, row.key)
             case ProxyClusterRow():
                 self._app_clusters.drop(row.app, row.key)
 
@@ -191,7 +197,7 @@ class Table:
             case ProxyBindRow():
                 units.append((ProxyClusterRow, row.target))
             case ProxySniRow():
-                units.append((ProxyClusterRow, row.cluster))
+                units += [(ProxyClusterRow, row.cluster), (ProxyRouteRow, row.route)]
             case ProxyClusterRow():
                 units += [(ProxyBindRow, key) for key in self._binds.get(row.name)]
                 units += [(ProxySniRow, key) for key in self._snis.get(row.name)]
@@ -226,12 +232,15 @@ class Table:
                 own = [clusters[key] for key in self._app_clusters.get(row.name)]
                 reached = [cluster for cluster in own if isinstance(cluster, ProxyClusterRow)]
                 yield Resource(Type.APP, row.name, replay.app_file(row, reached))
-            case ProxySniRow() as row if not row.route:
+            case ProxySniRow() as row if row.route:
+                yield resources.inner_cluster(row, self._sockets)
+            case ProxySniRow() as row:
                 yield from self._alias(row.cluster, [resources.sni_alias(row)])
             case ProxyRouteRow() as row:
                 binds = [self._of(of) for of in self._binds.get(row.name)]
                 challenges = [] if row.tls else self._challenges(row.app)
-                yield from resources.vhosts(row, binds, self._certificates(row.app), challenges)
+                shown, snis = self._certificates(row.app), self._inner(row.name)
+                yield from resources.vhosts(row, binds, shown, challenges, snis)
             case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
                 gate = resources.gate_of(row, self._certificates(row.app))
                 yield from self._alias(row.target, self._aliases(row), gate)
@@ -277,6 +286,10 @@ class Table:
     def signed(self, row: ProxyBindRow) -> Signed:
         """Whom the bind's listener shows the certificate that vouches for nobody."""
         return resources.signed_for(row, self._certificates(row.app))
+
+    def _inner(self, route: str) -> list[ProxySniRow]:
+        rows = [self.rows[ProxySniRow][key] for key in self._inners.get(route)]
+        return [row for row in rows if isinstance(row, ProxySniRow)]
 
     def _challenges(self, app: str) -> list[ProxyChallengeRow]:
         """Of HTTP-01."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.api.client import path
-from tests.netns.rig import TOOLS, App, Rig
+from tests.netns.rig import ORG, TOOLS, App, Rig
 from tests.pki import Made, make
 
 pytestmark = pytest.mark.root
@@ -139,6 +139,58 @@ def test_wildcards(rig: Rig, plain: App, port: int) -> None:
         assert said(rig, plain, name, port) == "plain1"
     for name in ("wild.example", "a.b.wild.example", "more.plain.example", plain.vip):
         assert said(rig, plain, name, port) == ""
+
+
+SHARED = """
+[[services]]
+protocol = "tcp"
+internal_port = 8080
+[[services.ports]]
+port = 8443
+handlers = ["http", "tls"]
+[[services.ports]]
+port = 443
+handlers = ["http", "tls"]
+"""
+ALONE = """
+[[services]]
+protocol = "tcp"
+internal_port = 8080
+[[services.ports]]
+port = 8443
+handlers = ["tls"]
+"""
+
+
+def test_other_ports_of_shared_addresses(rig: Rig, signed: App) -> None:
+    """At the same port one app's connections are HTTP, and another's are as they are."""
+    api = rig.api()
+    for name, services in (("both", SHARED), ("alone", ALONE)):
+        api.post(path("apps"), {"name": name, "org": ORG})
+        given = api.post(path("apps", name, "addresses"), {"type": "shared_v4"})
+        app = App(name, given["address"])
+        rig.deploy(app, services)
+        rig.add_vm(app, f"{name}1", sys.executable, str(TOOLS / "say.py"), "8080", f"{name}1")
+        certify(rig, app, f"www.{name}.example", make(f"www.{name}.example"))
+    for name in ("both", "alone"):
+        rig.until(
+            lambda name=name: said(rig, app, f"www.{name}.example", 8443) == f"{name}1",
+            "it is served",
+            10,
+        )
+    url, to = "https://www.both.example:8443/x", ("--connect-to", f"::{app.vip}:")
+    for host in ("www.both.example", "WWW.both.example:8443"):
+        options = ("-sSk", "-m", "5", *to, "-H", f"Host: {host}")
+        answer = json.loads(rig.run("client1", "curl", *options, url).stdout)
+        found = dict(answer["headers"])
+        assert found["fly-client-ip"] == rig.lab.clients["client1"].address
+        assert (found["fly-forwarded-port"], found["x-forwarded-proto"]) == ("8443", "https")
+        assert "x-flyebpf-vhost" not in found
+    plain = json.loads(
+        rig.run("client1", "curl", "-sSk", "-m", "5", *to, "https://www.alone.example:8443/").stdout
+    )
+    assert "fly-client-ip" not in dict(plain["headers"])
+    assert said(rig, app, "www.other.example", 8443) == ""
 
 
 def test_versions_and_protocols(rig: Rig, signed: App, plain: App) -> None:

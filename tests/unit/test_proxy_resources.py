@@ -199,6 +199,17 @@ def test_connections_that_are_not_http_find_their_cluster_by_name() -> None:
     }
 
 
+def test_http_on_other_ports_of_shared_addresses_goes_round_by_a_pipe() -> None:
+    sni = ProxySniRow(8443, "a.example.com", "", SECURE.name)
+    envoy = Envoy(CLUSTER, SECURE, sni)
+    assert clusters(envoy) == {CLUSTER.name, "sni/8443/a.example.com"}
+    assert envoy.domains("inner-https|web/443") == ["a.example.com:8443|8443", "a.example.com|8443"]
+    ParseDict(envoy.has[Type.CLUSTER, "sni/8443/a.example.com"], Cluster())
+    envoy.remove(sni)
+    assert clusters(envoy) == {CLUSTER.name}
+    assert (Type.VHOST, "inner-https|web/443") not in envoy.has
+
+
 def test_several_ranges_of_an_address_have_places_of_their_own() -> None:
     first, second = replace(RAW, last_port=5440), replace(RAW, first_port=6000, last_port=6009)
     envoy = Envoy(TCP, first, second)
@@ -313,10 +324,10 @@ def test_no_service_answers() -> None:
 def test_region_of_the_edge() -> None:
     row = ProxyRow("proxy", "h1", "ams", "172.16.0.1", (), ())
     envoy = Envoy(row)
-    assert len(envoy.has) == 4
+    assert len(envoy.has) == 5
     changed = envoy.put(replace(row, region="fra"))
     assert changed == {(Type.ROUTES, name) for _, name in changed}
-    assert len(changed) == 4
+    assert len(changed) == 5
 
 
 def test_keys_are_not_shown() -> None:
