@@ -55,7 +55,7 @@ def proxy(found: Mapping[str, Any] | None) -> Iterator[Metric]:
         checks.add_metric((status,), count)
     yield checks
     yield from _envoy(found["envoy"])
-    if found["envoy"]:
+    if found["apps"] is not None:
         own, rest = found["apps"]
         yield from apps({**own, REST: rest})
 

@@ -120,8 +120,11 @@ class ProxyAgent:
             "apps": self._apps(envoy),
         }
 
-    def _apps(self, envoy: Envoy) -> Apps:
+    def _apps(self, envoy: Envoy) -> Apps | None:
+        """None while Envoy does not say: that is not that there are none."""
         found = envoy.app_stats()
+        if found is None:
+            return None
         with self._counting:
             return self._shown.split(found)
 

@@ -149,12 +149,12 @@ class Envoy:
             return {}
         return {stat["name"]: stat["value"] for stat in found if "value" in stat}
 
-    def app_stats(self) -> dict[str, AppStats]:
-        """What it counts of apps that had traffic; empty when it does not answer."""
+    def app_stats(self) -> dict[str, AppStats] | None:
+        """What it counts of apps that had traffic; None when it does not answer."""
         try:
             return parse(ask(self.admin, "GET", TARGET).decode())
         except (OSError, ValueError, http.client.HTTPException):
-            return {}
+            return None
 
     def make_log(self) -> None:
         """The access log's file, if there is to be one and it is not there: its folder

@@ -47,6 +47,11 @@ def rig() -> Iterator[Rig]:
     made.command("lab", "daemon", "stop", "host1")
     made.command("lab", "daemon", "start", "host1")
     made.log = log  # type: ignore[attr-defined]
+    made.until(
+        lambda: made.api().get("/v1/status")["proxy"]["serving"],
+        "the Envoy that logs has taken over from the first one",
+        20,
+    )
     yield made
     made.command("lab", "down")
     shutil.rmtree(folder)

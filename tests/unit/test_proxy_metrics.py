@@ -46,6 +46,6 @@ def test_a_host_without_a_proxy_has_none() -> None:
 
 
 def test_nothing_is_made_up_while_envoy_is_away() -> None:
-    found = samples(list(proxy({**SAID, "up": 0, "envoy": {}})))
+    found = samples(list(proxy({**SAID, "up": 0, "envoy": {}, "apps": None})))
     assert found["flyebpf_proxy_up"] == 0
     assert not [name for name in found if "requests" in name]
