@@ -44,7 +44,8 @@ class Loads:
     def of(self, cluster: str) -> Mapping[str, Load] | None:
         """Machines that have had anything to do since the cluster is watched; the
         others had nothing. None: not known, as the cluster is not watched, or Envoy
-        or the control plane have only just begun. Who acts on it waits then."""
+        or the control plane have only just begun (Envoy may take five seconds to find
+        another control plane). Who acts on it waits then."""
         with self._changed:
             found = self._of.get(cluster)
             return None if found is None else dict(found)

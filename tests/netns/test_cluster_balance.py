@@ -193,7 +193,8 @@ def test_checks(cluster: Cluster, app: App) -> None:
         seen = lambda port: {ask(cluster, app, "/", port) for _ in range(6)}  # noqa: E731
         for port in (80, 7000):
             cluster.until(lambda port=port: seen(port) == {other}, "the other serves", 20)  # type: ignore[misc]
-        assert cluster.flyebpf("host2", "checks", "list", "-a", "busy").count("HTTP 500") == 1
+        listed = lambda: cluster.flyebpf("host2", "checks", "list", "-a", "busy")  # noqa: E731
+        cluster.until(lambda: listed().count("HTTP 500") == 1, "another host tells why", 20)
         tell(cluster, other, "/health/302")
         for port in (80, 7000):
             cluster.until(lambda port=port: seen(port) == {FAR}, "the next region does", 20)  # type: ignore[misc]
