@@ -210,6 +210,11 @@ class ProxyDriver:
         if self.feed is not None:
             self.feed.send(*self._table.changes())
 
+    def _remember(self, apps: Sequence[str]) -> None:
+        """Requests to these apps go by where replays are remembered."""
+        self._table.set_cached(apps)
+        self._tell()
+
     def _retell(self) -> None:
         """To a control plane that has begun anew."""
         if self.feed is None:
@@ -246,6 +251,7 @@ class ProxyDriver:
             lost = lambda: self._soon(self._retell)  # noqa: E731
             self.feed = Feed(self.paths.ads, self._config.user, self._log, self.loads, lost)
             self.feed.wanted = self._want
+            self.feed.cached = lambda apps: self._soon(lambda: self._remember(apps))
             self.feed.start()
 
     def _set_own(self, source: bytes) -> None:

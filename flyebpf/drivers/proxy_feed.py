@@ -50,6 +50,8 @@ class Feed:
         """What the process said last (``flyebpf.proxy.process.Report``)."""
         self.restarts = 0
         self.wanted: Callable[[str], object] = lambda cluster: None
+        self.cached: Callable[[list[str]], object] = lambda apps: None
+        """Called, from a thread, with the apps whose replays are remembered now."""
         """Called, from a thread, with a cluster that somebody waits for a machine of."""
 
     def start(self) -> None:
@@ -152,6 +154,9 @@ class Feed:
             report = json.loads(line)
             if "loads" in report:
                 self._loads.take(report["loads"])
+                continue
+            if "cached" in report:
+                self.cached(report["cached"])
                 continue
             if "wake" in report:
                 self.wanted(report["wake"])

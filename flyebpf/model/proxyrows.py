@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from flyebpf.model.records import HttpOptions, TlsOptions
+from flyebpf.model.records import HttpOptions, ReplayCache, TlsOptions
 from flyebpf.model.rows import Row, SlotRow
 
 
@@ -185,7 +185,8 @@ class ProxyAppRow(Row):
 
     ``network``: its name in the organization. ``cross``: the organization lets apps of
     any of its networks replay to it. ``sources``: other organizations whose apps may.
-    ``ports``: of its services for HTTP, and the cluster of each, by port.
+    ``ports``: of its services for HTTP, and the cluster of each, by port. ``rules``:
+    what is to be remembered of replays, by port.
     """
 
     name: str
@@ -194,6 +195,7 @@ class ProxyAppRow(Row):
     cross: bool = False
     sources: tuple[str, ...] = ()
     ports: tuple[tuple[int, str], ...] = ()
+    rules: tuple[tuple[int, tuple[ReplayCache, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

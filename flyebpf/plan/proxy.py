@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -22,7 +22,7 @@ from flyebpf.model.proxyrows import (
     ProxyRow,
     ProxySniRow,
 )
-from flyebpf.model.records import HttpOptions, Organization, TlsOptions
+from flyebpf.model.records import HttpOptions, Organization, Port, ReplayCache, TlsOptions
 from flyebpf.model.rows import Row
 from flyebpf.model.shared import is_web, misfit
 from flyebpf.model.state import State
@@ -96,7 +96,7 @@ class _Ways:
     found: Routes
     clusters: Clusters
     names: tuple[str, ...]
-    web: list[tuple[int, str]] = field(default_factory=list)  # HTTP: port and cluster
+    web: list[tuple[Port, str]] = field(default_factory=list)  # HTTP's, and their clusters
 
     def rows(self, exposure: Exposure, chain: Chain) -> Iterator[Row]:
         port, front = exposure.port, self.found.front
@@ -105,7 +105,7 @@ class _Ways:
         web = shared and is_web(exposure.service, port)
         addresses = (*(front.own if exposure.proxy else ()), *front.flycast)
         if chain in HTTP_CHAINS:
-            self.web.append((port.start, cluster))
+            self.web.append((port, cluster))
             target = f"{self.found.app}/{exposure.ports}"
         if chain in HTTP_CHAINS and (shared or addresses):
             yield self._route(exposure, target, cluster, self.names if web else ())
@@ -132,7 +132,13 @@ class _Ways:
         )
 
 
-def _replays(state: State, name: str, ports: list[tuple[int, str]]) -> ProxyAppRow:
+def _remembered(ports: Iterable[Port]) -> Iterator[tuple[int, tuple[ReplayCache, ...]]]:
+    for port in ports:
+        if port.http_options is not None and port.http_options.replay_cache:
+            yield port.start, port.http_options.replay_cache
+
+
+def _replays(state: State, name: str, web: list[tuple[Port, str]]) -> ProxyAppRow:
     app = state.apps[name]
     org = state.orgs.get(app.org) or Organization(app.org)
     return ProxyAppRow(
@@ -141,7 +147,8 @@ def _replays(state: State, name: str, ports: list[tuple[int, str]]) -> ProxyAppR
         app.network,
         org.cross_network_replays,
         org.replay_sources,
-        tuple(sorted(ports)),
+        tuple(sorted((port.start, cluster) for port, cluster in web)),
+        tuple(sorted(_remembered(port for port, _ in web))),
     )
 
 

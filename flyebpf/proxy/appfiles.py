@@ -15,6 +15,28 @@ from pathlib import Path
 SUFFIX = ".json"
 
 
+class Cached:
+    """The folder with a file of each app for which Lua remembers where requests were
+    replayed to (``lua/cache.lua``): a generation, and until when, in seconds since 1970."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def apps(self, now: float) -> list[str]:
+        """Those with anything to remember, sorted. Files of others go."""
+        found = []
+        for entry in self._folder.iterdir():
+            if "." in entry.name:
+                continue  # being written
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if float(entry.read_text().splitlines()[1]) > now:
+                    found.append(entry.name)
+                else:
+                    entry.unlink(missing_ok=True)
+        return sorted(found)
+
+
 class AppFiles:
     """Written by one process at a time; what another one left is replaced."""
 

@@ -26,6 +26,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ from flyebpf.config import LogConfig
 from flyebpf.errors import FlyebpfError
 from flyebpf.proxy import acme
 from flyebpf.proxy.ads import EDS, Snapshot, Stream
-from flyebpf.proxy.appfiles import AppFiles
+from flyebpf.proxy.appfiles import AppFiles, Cached
 from flyebpf.proxy.load_reports import LoadReports
 from flyebpf.proxy.loads import Tracker
 from flyebpf.proxy.resources import Json, Type
@@ -52,6 +53,7 @@ log = logging.getLogger("flyebpf.proxy.process")
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
 LINE = 256 << 20  # longest line of input, bytes
+LOOK = 0.5  # seconds between looks at what Lua remembers
 GATHER = 0.01  # seconds in which changes are gathered
 OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0))
 
@@ -112,6 +114,8 @@ class Server:
         self._challenges = Snapshot()
         self._challenged: dict[Session, None] = {}
         self._apps = AppFiles(Path(path).with_name("apps"))
+        self._cached = Cached(Path(path).with_name("cached"))
+        self._said_cached: list[str] = []
         self._sessions: dict[Session, None] = {}
         self._server: grpc.aio.Server | None = None
         self._tracker = Tracker()
@@ -276,6 +280,13 @@ class Server:
         if self._output.free and (changes := self._tracker.take_news()):
             self._output.say({"loads": changes})
 
+    def look(self) -> None:
+        """Say of which apps replays are remembered, if that is new."""
+        found = self._cached.apps(time.time())
+        if found != self._said_cached:
+            self._said_cached = found
+            self._output.say({"cached": found})
+
     @property
     def knows(self) -> bool:
         """Whether it has been told all that there is."""
@@ -315,9 +326,17 @@ async def serve(path: str) -> None:
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     reading = asyncio.ensure_future(_read(reader, server))
     reading.add_done_callback(lambda _: None if server.knows else ended.set())
+    looking = asyncio.ensure_future(_look(server))
     await ended.wait()
     reading.cancel()
+    looking.cancel()
     await server.stop()
+
+
+async def _look(server: Server) -> None:
+    while True:
+        server.look()
+        await asyncio.sleep(LOOK)
 
 
 async def _read(reader: asyncio.StreamReader, server: Server) -> None:

@@ -17,12 +17,13 @@ reached by requests that have the header :data:`ASK`, which no client and no app
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from flyebpf.model.areas import areas
 from flyebpf.model.proxyrows import ProxyAppRow, ProxyClusterRow, ProxyRouteRow
+from flyebpf.model.records import ReplayCache
 from flyebpf.proxy import names
 from flyebpf.proxy.chains import Listener
 
@@ -41,6 +42,8 @@ ASKING = (
 )
 REPLAY = "fly-replay"
 JSON_TYPE = "application/vnd.fly.replay+json"
+CACHED = "cached"
+"""The folder beside that of apps, in which Lua says what it remembers of which."""
 LARGEST = 1 << 20
 """Bytes of a request's body that can be sent again."""
 LUA = Path(__file__).with_name("lua")
@@ -202,13 +205,21 @@ def policy() -> Json:
     }
 
 
-def route(row: ProxyRouteRow, idle: str) -> Json:
-    """For requests of the row's clients that ask for a machine, and replays of its app."""
+def routes(row: ProxyRouteRow, idle: str, *, cached: bool) -> Iterator[Json]:
+    """For requests of the row's clients that ask for a machine, and replays of its app.
+    ``cached``: then for all others, too, as it may be remembered where they go; that one
+    is not among those to which a router follows redirects."""
+    asked = {"prefix": "/", "headers": [{"name": ASK, "present_match": True}]}
+    yield {"name": ROUTE, **_there(row, idle, asked)}
+    if cached or row.options.replay_cache:
+        yield _there(row, idle, {"prefix": "/"})
+
+
+def _there(row: ProxyRouteRow, idle: str, match: Json) -> Json:
     port = row.name.rpartition("/")[2].partition("-")[0]
     source = {"key": SOURCE, "value": f"{row.app} {row.cluster} {port}"}
     return {
-        "name": ROUTE,
-        "match": {"prefix": "/", "headers": [{"name": ASK, "present_match": True}]},
+        "match": match,
         "route": {
             "cluster": CLUSTER,
             "timeout": "0s",
@@ -228,6 +239,7 @@ def app_file(row: ProxyAppRow, clusters: Iterable[ProxyClusterRow]) -> Json:
         "sources": list(row.sources),
         "ports": {str(port): cluster for port, cluster in row.ports},
         "first": row.ports[0][1] if row.ports else "",
+        "rules": {str(port): [_rule(rule) for rule in rules] for port, rules in row.rules},
         "clusters": {
             cluster.name: [
                 {
@@ -243,6 +255,16 @@ def app_file(row: ProxyAppRow, clusters: Iterable[ProxyClusterRow]) -> Json:
             for cluster in clusters
             if cluster.http
         },
+    }
+
+
+def _rule(rule: ReplayCache) -> Json:
+    return {
+        "prefix": rule.path_prefix,
+        "type": rule.type,
+        "name": rule.name if rule.type == "cookie" else rule.name.lower(),
+        "ttl": rule.ttl_seconds,
+        "bypass": rule.allow_bypass,
     }
 
 
@@ -313,6 +335,8 @@ def source(apps: Path) -> str:
     folder = json.dumps(str(apps))
     parts.append(f"local apps = (function()\n{_file('apps')}\nend)()({folder}, json)")
     parts.append(f"local decide = (function()\n{_file('decide')}\nend)()(apps)")
+    folder = json.dumps(str(apps.with_name(CACHED)))
+    parts.append(f"local cache = (function()\n{_file('cache')}\nend)()({folder})")
     parts.append(f"local pass = (function()\n{_file('pass')}\nend)()")
     return "\n".join(parts)
 
@@ -343,12 +367,12 @@ def _any_host() -> Json:
 
 
 def _timed(wait: int) -> Json:
-    """No longer than this without a word of the machine."""
+    """No longer than this without a word of the machine. The stream's own limit: the
+    router's would count against the machine, which an app could so put out of service."""
     exact = {"name": WAIT, "string_match": {"exact": str(wait)}}
-    retry = {"per_try_idle_timeout": f"{wait / 1000:g}s"}
     return {
         "match": {"prefix": "/", "headers": [exact]},
-        "route": {**_action(), "retry_policy": retry},
+        "route": {**_action(), "idle_timeout": f"{wait / 1000:g}s"},
     }
 
 

@@ -268,9 +268,12 @@ def vhosts(
     certificates: Sequence[ProxyCertificateRow],
     challenges: Sequence[ProxyChallengeRow] = (),
     snis: Sequence[ProxySniRow] = (),
+    *,
+    cached: bool = False,
 ) -> Iterator[Resource]:
     """The route on its app's own addresses (``binds`` lead to it) and on shared ones.
-    ``certificates`` and ``challenges``: the app's. ``snis``: that lead to it."""
+    ``certificates`` and ``challenges``: the app's. ``snis``: that lead to it. ``cached``:
+    it may be remembered where its requests go."""
     kind = Chain.HTTPS if row.tls else Chain.HTTP
     own = sorted({domain for bind in binds for domain in _domains(bind, certificates)})
     shared = sorted(set(row.hosts))
@@ -279,7 +282,7 @@ def vhosts(
     for name, domains in found:
         if domains:
             full = f"{name}|{row.name}"
-            body = _vhost(row, domains)
+            body = _vhost(row, domains, cached)
             if not row.tls:
                 body["routes"] = [*map(_challenge, challenges), *body["routes"]]
             yield Resource(Type.VHOST, full, body)
@@ -311,10 +314,10 @@ def _domains(bind: ProxyBindRow, certificates: Sequence[ProxyCertificateRow]) ->
                 yield names.vhost_domain(bind.address, port, name)
 
 
-def _vhost(row: ProxyRouteRow, domains: list[str]) -> Json:
+def _vhost(row: ProxyRouteRow, domains: list[str], cached: bool) -> Json:
     routed = [_route(row)]
     if "route" in routed[0]:
-        routed.insert(0, replay.route(row, _idle(row)))
+        routed[:0] = replay.routes(row, _idle(row), cached=cached)
     body: Json = {"name": row.name, "domains": domains, "routes": routed}
     body["request_body_buffer_limit"] = replay.LARGEST
     body["retry_policy"] = RETRY

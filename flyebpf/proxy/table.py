@@ -85,6 +85,7 @@ class Table:
         self._snis = Index()  # by cluster
         self._inners = Index()  # by route
         self._app_clusters = Index()
+        self._cached: frozenset[str] = frozenset()
         self.stale_binds: dict[Hashable, None] = {}
         """Binds whose listener may be another one now; whoever looks takes them out."""
         self._dirty: dict[Unit, None] = {}
@@ -113,6 +114,12 @@ class Table:
         slept = isinstance(before, ProxyClusterRow) and before.sleeps
         if row.sleeps and not slept:
             self._naps[row.key] = self._naps.get(row.key, 0) + 1
+
+    def set_cached(self, apps: Iterable[str]) -> None:
+        """Of these apps it is remembered where requests were replayed to."""
+        before, self._cached = self._cached, frozenset(apps)
+        for app in sorted(before ^ self._cached):
+            self._dirty.update(((ProxyRouteRow, key), None) for key in self._app_routes.get(app))
 
     def forget_given(self) -> None:
         """Whoever had the resources has lost them: all are changes now."""
@@ -240,7 +247,8 @@ class Table:
                 binds = [self._of(of) for of in self._binds.get(row.name)]
                 challenges = [] if row.tls else self._challenges(row.app)
                 shown, snis = self._certificates(row.app), self._inner(row.name)
-                yield from resources.vhosts(row, binds, shown, challenges, snis)
+                cached = row.app in self._cached
+                yield from resources.vhosts(row, binds, shown, challenges, snis, cached=cached)
             case ProxyBindRow() as row if row.chain not in HTTP_CHAINS:
                 gate = resources.gate_of(row, self._certificates(row.app))
                 yield from self._alias(row.target, self._aliases(row), gate)

@@ -35,15 +35,30 @@ APPS = {
     "back": ("acme", "default", {"back1": "host1", "back2": "host3"}),
     "aside": ("acme", "apart", {"aside1": "host1"}),
     "strange": ("others", "default", {"strange1": "host1"}),
+    "sticky": ("acme", "default", {"sticky1": "host1"}),
 }
-"""Organization, network, machines and their hosts: host1 is in ams, host3 in fra. Only the
-first app has an address."""
+"""Organization, network, machines and their hosts: host1 is in ams, host3 in fra. "front"
+and "sticky" have an address."""
+REMEMBERED = """
+[[services.ports.http_options.replay_cache]]
+path_prefix = "/"
+type = "cookie"
+name = "sid"
+ttl_seconds = 60
+allow_bypass = true
+[[services.ports.http_options.replay_cache]]
+path_prefix = "/api/"
+type = "header"
+name = "X-User"
+ttl_seconds = 60
+"""
 
 
 @dataclass
 class World:
     cluster: Cluster
     vip: str = ""
+    sticky: str = ""
     ids: dict[str, str] = field(default_factory=dict)
 
     def curl(self, *options: str, path: str = "/") -> subprocess.CompletedProcess[str]:
@@ -75,15 +90,17 @@ def world(cluster: Cluster) -> Iterator[World]:
     with cluster.proxied("host1", "host3"):
         apps = []
         for name, (org, network, machines) in APPS.items():
-            app = cluster.create_app(name, org=org, network=network, vip=name == "front")
+            vip = name in ("front", "sticky")
+            app = cluster.create_app(name, org=org, network=network, vip=vip)
             apps.append(app)
-            cluster.deploy(app, SERVICES)
+            cluster.deploy(app, SERVICES + REMEMBERED * (name == "sticky"))
             for vm, host in machines.items():
                 server = (sys.executable, str(TOOLS / "replayer.py"), "8080", vm)
                 made.ids[vm] = cluster.make_vm(app, vm, *server, host=host).machine
-        made.vip = apps[0].vip
+        made.vip, made.sticky = apps[0].vip, apps[-1].vip
         cluster.settle()
-        cluster.edge(made.vip, "host1")
+        for vip in (made.vip, made.sticky):
+            cluster.edge(vip, "host1")
         for vm in made.ids:
             cluster.until(lambda vm=vm: cluster.listening(vm, "tcp", 8080), f"{vm} listens")  # type: ignore[misc]
         cluster.until(lambda: made.ask()["name"] == "front1", "it is served", 20)
@@ -351,8 +368,10 @@ FAILURES = {
 def test_fallbacks(world: World, reason: str, fallback: str) -> None:
     answer = world.replay(f"{FAILURES[reason]};fallback={fallback}", "/x", "-d", "body",
                           x_back2_wait="3")  # fmt: skip
-    assert (answer["name"], answer["body"][0], answer["path"]) == ("front1", 4, "/x")
+    assert answer["name"] == "front1", answer
+    assert (answer["body"][0], answer["path"]) == (4, "/x")
     failed = dict(part.split("=", 1) for part in answer["headers"]["fly-replay-failed"].split(";"))
+    assert failed["reason"] == reason
     elapsed = int(failed.pop("elapsed_ms"))
     assert elapsed >= (250 if reason == "timeout" else 0)  # Envoy's clock is a coarse one
     assert failed == {
@@ -366,7 +385,9 @@ def test_fallbacks(world: World, reason: str, fallback: str) -> None:
 
 
 def test_a_timeout_without_a_fallback(world: World) -> None:
-    assert world.replay("app=back;region=fra;timeout=300ms", x_back2_wait="3")["code"] == "504"
+    for _ in range(3):  # which does not put the machine out of service
+        timed = world.replay("app=back;region=fra;timeout=300ms", x_back2_wait="3")
+        assert timed["code"] == "504", timed
     assert world.replay("app=back;region=fra;timeout=9s", x_back2_wait="0.2")["name"] == "back2"
 
 
@@ -387,9 +408,65 @@ def test_a_target_that_does_not_answer(world: World) -> None:
         assert world.replay(f"app=back;instance={vm.machine}")["code"] in ("502", "503")
     finally:
         cluster.run("back2", "nft", "delete table inet shut")
+    there = "app=back;region=fra"  # one that cannot be reached is left out for a while
+    cluster.until(lambda: world.replay(there)["name"] == "back2", "it is reached again", 30)
 
 
 def test_a_fallback_does_not_replay_again(world: World) -> None:
     answer = world.replay("app=back;region=lax;fallback=force_self", x_front1_again="1")
     assert answer["code"] == "502"
     assert "not replayed again" in answer["text"]
+
+
+def test_sessions_are_remembered(world: World) -> None:
+    """By a cookie, or below another path by a header; for this host name alone."""
+    sticky = World(world.cluster, world.sticky, ids=world.ids)
+    there = {"x_sticky1_headers": "fly-replay: app=back;region=fra;state=s"}
+
+    def ask(path: str = "/", **headers: str) -> tuple[str, str | None]:
+        answer = sticky.ask(path, **headers)
+        assert "headers" in answer, answer
+        return answer["name"], answer["headers"].get("fly-replay-cache-status")
+
+    assert ask(cookie="a=b; sid=1", **there) == ("back2", "miss")
+    hit = sticky.ask("/deep?x=1", cookie="sid=1")
+    assert (hit["name"], hit["path"]) == ("back2", "/deep?x=1")
+    assert hit["headers"]["fly-replay-cache-status"] == "hit"
+    assert (src(hit)["instance"], src(hit)["state"]) == (world.ids["sticky1"], "s")
+    assert ask(cookie="sid=2") == ("sticky1", "miss")
+    assert ask(cookie="sid=1", host="other.example.com") == ("sticky1", "miss")
+    assert ask("/api/x", cookie="sid=1") == ("sticky1", None), (
+        "the longest prefix has no such header"
+    )
+    assert ask("/api/x", x_user="u", **there) == ("back2", "miss")
+    assert ask("/api/y", x_user="u") == ("back2", "hit")
+    skip = {"fly_replay_cache_control": "skip"}
+    assert ask(cookie="sid=1", **skip) == ("sticky1", "bypass")
+    assert ask("/api/y", x_user="u", **skip) == ("back2", "hit"), "not allowed there"
+    invalid = {"x_back2_headers": "fly-replay-cache: invalidate"}
+    assert ask(cookie="sid=1", **invalid) == ("back2", "hit")
+    assert ask(cookie="sid=1") == ("sticky1", "miss")
+
+
+def test_redirects_are_apps_own_where_replays_are_remembered(world: World) -> None:
+    sticky = World(world.cluster, world.sticky)
+    lines = {"x_sticky1_headers": "location: http://x/other", "x_sticky1_status": "307"}
+    answer = sticky.ask(**lines)
+    assert (answer["name"], answer["path"]) == ("sticky1", "/")
+
+
+def test_paths_are_remembered(world: World) -> None:
+    cluster = world.cluster
+    lines = (
+        "fly-replay: app=back;region=fra | fly-replay-cache: /kept/* | fly-replay-cache-ttl-secs: "
+    )
+    refused = world.ask("/kept/a", x_front1_headers=f"{lines}9")
+    assert (refused["code"], "ttl is below 10 s" in refused["text"]) == ("502", True)
+    assert world.ask("/kept/a", x_front1_headers=f"{lines}60")["name"] == "back2"
+    cluster.until(lambda: world.ask("/kept/b")["name"] == "back2", "it is remembered", 10)
+    assert world.ask("/kept/b")["headers"]["fly-replay-cache-status"] == "hit"
+    assert world.ask("/other")["name"] == "front1"
+    assert world.ask("/kept/b", host="other.example.com")["name"] == "front1"
+    again = world.ask("/kept/b", x_back2_headers="fly-replay-cache: invalidate")
+    assert again["name"] == "back2"
+    assert world.ask("/kept/b")["name"] == "front1"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lupa.luajit21 import LuaRuntime, lua_type
 
 from flyebpf.proxy import replay
-from flyebpf.proxy.appfiles import AppFiles
+from flyebpf.proxy.appfiles import AppFiles, Cached
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -27,7 +27,7 @@ class Lua:
 
     def __init__(self, apps: Path) -> None:
         self.runtime = LuaRuntime(encoding=None)
-        names = ("json", "grammar", "apps", "decide", "pass")
+        names = ("json", "grammar", "apps", "decide", "cache", "pass")
         ended = "\nreturn {" + ",".join(f"{name}={name}" for name in names) + "}"
         self.same = self.runtime.eval(b"rawequal")
         self.parts = self.runtime.execute((replay.source(apps) + ended).encode())
@@ -380,3 +380,89 @@ def test_files_of_apps_that_are_gone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "apps").iterdir()] == ["two.json"]
     new.remove("two")
     assert not list((tmp_path / "apps").iterdir())
+
+
+class Worker:
+    """One of Envoy's, with a cache of its own in the folder that they share."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.lua = Lua(folder / "apps")
+        (folder / "cached").mkdir(exist_ok=True)
+        self.cache = self.lua.part("cache")
+
+    def at(self, path: str, now: float, host: str = "h", session: str = "") -> Any:
+        runtime = self.lua.runtime
+        value = runtime.eval(b"function(text) return function() return text end end")
+        rule = {b"prefix": b"/", b"type": b"cookie", b"name": b"sid", b"ttl": 60}
+        rules = runtime.table_from([runtime.table_from(rule)] if session else [])
+        return runtime.table_from(
+            {
+                b"app": b"web",
+                b"host": host.encode(),
+                b"path": path.encode(),
+                b"now": now,
+                b"rules": rules,
+                b"value_of": value(session.encode()),
+            }
+        )
+
+    def remember(self, at: Any, state: str, prefix: str = "", ttl: int = 60) -> bool:
+        runtime = self.lua.runtime
+        spec = {b"state": state.encode()}
+        if prefix:
+            spec[b"cache"] = runtime.table_from({b"prefix": prefix.encode(), b"ttl": ttl})
+        found = self.cache[b"remember"](at, runtime.table_from(spec), runtime.table_from({}))
+        return bool(found)
+
+    def find(self, at: Any) -> str | None:
+        found = self.cache[b"find"](at)
+        entry = found[0] if isinstance(found, tuple) else found
+        return entry[b"spec"][b"state"].decode() if entry is not None else None
+
+
+def test_the_longest_prefix_is_found_until_its_time(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    assert worker.remember(worker.at("/a/b/c", 100), "short", "/a/", 60)
+    assert worker.remember(worker.at("/a/b/c", 100), "long", "/a/b/", 20)
+    assert not worker.remember(worker.at("/other", 100), "x", "/a/")
+    assert not worker.remember(worker.at("/other", 100), "x")
+    assert worker.find(worker.at("/a/b/x", 119)) == "long"
+    assert worker.find(worker.at("/a/b/x", 121)) == "short"
+    assert worker.find(worker.at("/a/b/x", 161)) is None
+    assert worker.find(worker.at("/a", 119)) is None
+    assert worker.find(worker.at("/a/b/x", 119, host="other")) is None
+
+
+def test_sessions_come_before_paths(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.remember(worker.at("/a", 100), "path", "/a")
+    worker.remember(worker.at("/a", 100, session="one"), "session")
+    assert worker.find(worker.at("/a", 101, session="one")) == "session"
+    assert worker.find(worker.at("/a", 101, session="two")) == "path"
+    assert worker.find(worker.at("/a", 101, host="other", session="one")) is None
+
+
+def test_all_workers_forget_what_is_invalid(tmp_path: Path) -> None:
+    workers = [Worker(tmp_path), Worker(tmp_path)]
+    for worker in workers:
+        worker.remember(worker.at("/a", 100), "x", "/a")
+    assert Cached(tmp_path / "cached").apps(120) == ["web"]
+    assert Cached(tmp_path / "cached").apps(221) == []
+    for worker in workers:
+        worker.remember(worker.at("/a", 100), "x", "/a")
+    workers[0].cache[b"invalidate"](b"web", 101)
+    assert [worker.find(worker.at("/a", 102)) for worker in workers] == [None, None]
+    workers[1].remember(workers[1].at("/a", 103), "y", "/a")
+    assert [worker.find(worker.at("/a", 104)) for worker in workers] == [None, "y"]
+
+
+def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+    """The newest stay, however many sessions a client makes up."""
+    worker = Worker(tmp_path)
+    for number in range(9000):
+        worker.remember(worker.at("/", 100, session=str(number)), str(number))
+    kept = [n for n in range(9000) if worker.find(worker.at("/", 101, session=str(n)))]
+    assert kept[-1] == 8999
+    assert 4096 <= len(kept) <= 2 * 4096
+    assert kept == list(range(kept[0], 9000))

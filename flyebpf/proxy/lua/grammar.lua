@@ -139,10 +139,12 @@ local function path(value)
   return value
 end
 
--- Of `cache.prefix` and the header `fly-replay-cache`: below a path, `*` at its end or not.
+-- Of `cache.prefix` and the header `fly-replay-cache`: a path, with a host name before it and
+-- `*` at its end, or not. Gives the path and the host.
 local function prefix(value)
   local bare = string.gsub(visible("the cache's prefix", value), "%*$", "")
-  return path(bare)
+  local host, rest = string.match(bare, "^([%w.:%[%]-]+)(/.*)$")
+  return path(rest or bare), host and string.lower(host)
 end
 
 local function ttl(value)
@@ -184,7 +186,7 @@ local function cache(value)
   known("cache", value, { prefix = true, ttl = true, ttl_seconds = true, invalidate = true })
   local found = {}
   if value.invalidate ~= nil then found.invalidate = truth("invalidate", value.invalidate) end
-  if value.prefix ~= nil then found.prefix = prefix(value.prefix) end
+  if value.prefix ~= nil then found.prefix, found.host = prefix(value.prefix) end
   if value.ttl ~= nil or value.ttl_seconds ~= nil then
     found.ttl = ttl(value.ttl or value.ttl_seconds)
   end
@@ -218,7 +220,8 @@ local function cache_headers(to, text, seconds)
   if text == "invalidate" then
     to.cache = { invalidate = true }
   else
-    to.cache = { prefix = prefix(text), ttl = seconds and ttl(seconds) or nil }
+    to.cache = { ttl = seconds and ttl(seconds) or nil }
+    to.cache.prefix, to.cache.host = prefix(text)
   end
 end
 

@@ -1,13 +1,17 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The listener for requests that ask for a machine, and for replays: Envoy's part.
 --
--- `json`, `grammar`, `apps`, `decide` and `pass` are the other files here.
+-- `json`, `grammar`, `apps`, `decide`, `cache` and `pass` are the other files here.
 
 local NAME = "flyebpf.replay"
 local ASK, SOURCE, HOP, UP = "x-flyebpf-ask", "x-flyebpf-source", "x-flyebpf-hop", "x-flyebpf-up"
 local CLUSTER, WAIT = "x-flyebpf-cluster", "x-flyebpf-timeout"
 local INTERNAL = { ASK, SOURCE, HOP, UP, "x-envoy-original-url" }
 local MOST = 5 -- replays of one request
+local STATUS = "fly-replay-cache-status"
+local ASKING = {
+  "fly-prefer-region", "fly-force-region", "fly-prefer-instance-id", "fly-force-instance-id",
+}
 local UNAVAILABLE = "fly-preferred-instance-unavailable"
 
 local function now(handle)
@@ -63,10 +67,70 @@ local function wait_of(milliseconds)
   return string.format("%d", math.ceil(milliseconds / step) * step)
 end
 
+-- The value of a cookie.
+local function cookie(headers, name)
+  for pair in string.gmatch(headers:get("cookie") or "", "[^;]+") do
+    local key, value = string.match(pair, "^%s*([^=]-)%s*=%s*(.-)%s*$")
+    if key == name then return value end
+  end
+end
+
+-- The request, as the cache knows requests.
+local function at_cache(handle, app, source)
+  local headers = handle:headers()
+  return {
+    app = app.name, rules = app.rules[source.port], now = now(handle) / 1e6,
+    host = string.lower(headers:get(":authority") or ""), path = headers:get(":path") or "/",
+    value_of = function(rule)
+      if rule.type == "cookie" then return cookie(headers, rule.name) end
+      return headers:get(rule.name)
+    end,
+  }
+end
+
+local function source_header(headers, by, spec, at)
+  local src = string.format("instance=%s;region=%s;t=%.0f", by.machine, by.region, at)
+  headers:replace("fly-replay-src", spec.state and src .. ";state=" .. spec.state or src)
+end
+
+-- Where such a request went before. True: this one goes there too.
+local function from_cache(handle, app, source)
+  local at = at_cache(handle, app, source)
+  local found, key, rule = cache.find(at)
+  local headers = handle:headers()
+  if rule and rule.bypass and headers:get("fly-replay-cache-control") == "skip" then
+    headers:replace(STATUS, "bypass")
+    return false
+  end
+  local choice = found and decide.by_answer(found.by, app, found.spec, source.port)
+  if not choice then
+    if found then cache.drop(key) end
+    if rule then headers:replace(STATUS, "miss") end
+    return false
+  end
+  headers:replace(STATUS, "hit")
+  transform(headers, found.spec)
+  source_header(headers, found.by, found.spec, at.now * 1e6)
+  remember(handle, {
+    app = choice.app, cluster = choice.cluster, count = 1, kind = "hit", key = key, of = app.name,
+    back = "",
+  })
+  send(handle, choice)
+  return true
+end
+
+-- Whether the client asks for a region or a machine.
+local function asks(headers)
+  for _, name in ipairs(ASKING) do
+    if headers:get(name) then return true end
+  end
+end
+
 local function client(handle, source)
   local headers = handle:headers()
   local app = apps.read(source.app)
   if not app then return refuse(handle, "503", "app " .. source.app .. " is not known here") end
+  if not asks(headers) and from_cache(handle, app, source) then return end
   local force, problem = headers:get("fly-force-region"), nil
   local asked = {
     force_instance = headers:get("fly-force-instance-id"),
@@ -115,6 +179,16 @@ local function spec_of(handle, ask)
   return grammar.json(text, json)
 end
 
+-- For requests like this one, which its app has had replayed.
+local function keep(handle, by, app, source, spec)
+  local headers, at = handle:headers(), at_cache(handle, app, source)
+  if cache.remember(at, spec, { app = by.app, cluster = by.cluster, machine = by.machine,
+                                region = by.region }) then
+    local skipped = headers:get("fly-replay-cache-control") == "skip"
+    headers:replace(STATUS, skipped and "bypass" or "miss")
+  end
+end
+
 local function replay(handle, source, ask)
   local by, count, app = answered(source, ask)
   if not app then return refuse(handle, "502", "fly-replay: its app is not known here") end
@@ -122,11 +196,12 @@ local function replay(handle, source, ask)
   if count >= MOST then
     return refuse(handle, "508", "fly-replay: replayed more than " .. MOST .. " times")
   end
+  if ask.caching == "invalidate" then cache.invalidate(by.app, now(handle) / 1e6) end
   local spec, problem = spec_of(handle, ask)
   if not spec then return refuse(handle, "502", "fly-replay of " .. by.app .. ": " .. problem) end
   local began = now(handle)
   local this = {
-    app = spec.app or by.app, count = count + 1, kind = "replay", began = began,
+    app = spec.app or by.app, count = count + 1, kind = "replay", began = began, of = source.app,
     target = spec.app or by.app, instance = spec.instance or spec.prefer or "",
     region = table.concat(spec.regions or {}, ","), machine = by.machine,
     back = spec.fallback and pass.hop("back", MOST, by, spec.fallback) or "",
@@ -143,9 +218,9 @@ local function replay(handle, source, ask)
   this.cluster = choice.cluster
   remember(handle, this)
   local headers = handle:headers()
+  if count == 0 then keep(handle, by, app, source, spec) end
   transform(headers, spec)
-  local src = string.format("instance=%s;region=%s;t=%.0f", by.machine, by.region, began)
-  headers:replace("fly-replay-src", spec.state and src .. ";state=" .. spec.state or src)
+  source_header(headers, by, spec, began)
   if spec.timeout then headers:replace(WAIT, wait_of(spec.timeout)) end
   send(handle, choice)
 end
@@ -190,12 +265,17 @@ function envoy_on_response(handle)
   local this = handle:streamInfo():dynamicMetadata():get(NAME)
   this = this and this.pass
   if not this then return end -- refused, or sent back, here
+  if headers:get("fly-replay-cache") == "invalidate" then
+    cache.invalidate(this.of or this.app, now(handle) / 1e6)
+    headers:remove("fly-replay-cache")
+  end
   local up = headers:get(UP)
   for _, name in ipairs({ UP, HOP, ASK }) do headers:remove(name) end
   if up then
     if is_replay(headers) then passed_on(handle, headers, this, up) end
     return
   end
+  if this.kind == "hit" then cache.drop(this.key) end
   if this.kind ~= "replay" or this.back == "" then return end
   local reason = headers:get(":status") == "504" and "timeout" or "retries_exhausted"
   for name, value in pairs(back(this, reason, now(handle))) do headers:replace(name, value) end
