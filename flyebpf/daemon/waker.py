@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between looks, if nothing has changed
 RETRY = 0.2  # seconds until the store is asked again
 COMING = (MachineState.STARTING, MachineState.STARTED)
+AT_ONCE = 500  # clusters that are waited for at the same time
 FAILED = 10.0  # seconds for which a machine that could not be started is left alone
 
 
@@ -88,6 +89,7 @@ class Waker:
         self._version = 0
         self._ended = False
         self._failed: dict[str, float] = {}  # until when
+        self._working = 0
         self._led: dict[str, frozenset[str]] = {}
 
     # As a follower of the state.
@@ -112,8 +114,24 @@ class Waker:
 
     def wanted(self, cluster: str) -> None:
         """Somebody waits for it; from any thread."""
+        with self._news:
+            if self._working >= AT_ONCE:
+                self._refuse(cluster, "full")
+                return
+            self._working += 1
         name = f"wake-{cluster}"
-        threading.Thread(target=self._work, args=(cluster,), name=name, daemon=True).start()
+        threading.Thread(target=self._run, args=(cluster,), name=name, daemon=True).start()
+
+    def _run(self, cluster: str) -> None:
+        try:
+            self._work(cluster)
+        finally:
+            with self._news:
+                self._working -= 1
+
+    def _refuse(self, cluster: str, reason: str) -> None:
+        told = reason if is_http(cluster) else wake.CLOSED
+        self._answer(cluster, {wake.REFUSED_HEADER: told})
 
     def led(self) -> dict[str, frozenset[str]]:
         """The machines that clients of each cluster have been led to. How many of them
@@ -140,8 +158,7 @@ class Waker:
             refused = "failed"
             log.exception("a fault of flyebpf itself: %s is not woken", cluster)
         if refused:
-            reason = refused if is_http(cluster) else wake.CLOSED
-            self._answer(cluster, {wake.REFUSED_HEADER: reason})
+            self._refuse(cluster, refused)
             return
         self._led[cluster] = self._led.get(cluster, frozenset()) | {machine}
         took = time.monotonic() - begun
