@@ -9,6 +9,8 @@ from flyebpf.model.names import quoted
 from flyebpf.model.records import HttpOptions, ReplayCache, TlsOptions
 
 _TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
+_OFFERED = ("h2", "http/1.1")
+"""By the proxy's listeners; those of pg_tls offer PostgreSQL's own."""
 _ALPN_MAX = 255  # octets, RFC 7301 section 3.1
 _SHORTEST_TTL, _DEFAULT_TTL = 10, 60  # seconds
 
@@ -23,6 +25,12 @@ def tls_options(owner: Section) -> TlsOptions | None:
     for protocol in alpn or ():
         if not (protocol.isascii() and protocol.isprintable() and 0 < len(protocol) <= _ALPN_MAX):
             section.error("alpn", f"{quoted(protocol)} is not a protocol's name")
+        elif protocol not in _OFFERED:
+            section.warn(
+                "alpn",
+                f"{quoted(protocol)} is not offered, only {', '.join(_OFFERED)} are: clients "
+                "that insist on it fail, others go on without",
+            )
     versions = section.choices("versions", _TLS_VERSIONS)
     if versions == ():
         section.error("versions", f"is empty: name one or both of {', '.join(_TLS_VERSIONS)}")

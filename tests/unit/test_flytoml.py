@@ -342,6 +342,13 @@ def test_options_without_their_handler_are_warnings(text: str, key: str, handler
     assert f"without the handler {handler}" in warning
 
 
+def test_a_protocol_that_the_proxy_does_not_offer() -> None:
+    text = "[[services]]\n[[services.ports]]\nport = 993\nhandlers = ['tls']\n"
+    (warning,) = parse(f"{text}tls_options = {{ alpn = ['http/1.1', 'imap'] }}").warnings
+    assert "ports[0].tls_options.alpn" in warning
+    assert "'imap' is not offered, only h2, http/1.1 are" in warning
+
+
 def test_force_https_on_plain_http() -> None:
     assert port('port = 8000\nhandlers = ["http"]\nforce_https = true').force_https
 
