@@ -78,7 +78,7 @@ def upstream_filters(what: Listener) -> list[Json]:
         _append(ASK, seen),
         _append("location", "%REQ(:SCHEME)%://%REQ(:AUTHORITY)%%REQ(:PATH)%"),
     ]
-    if not what.shared:
+    if not what.shared or what.inner:
         mutations.append(_append(names.VHOST_HEADER, names.vhost_format(what)))
     redirect = _mutation({"response_mutations": mutations})
     answer = _lua(_file("answer"))

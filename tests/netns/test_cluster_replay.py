@@ -30,6 +30,12 @@ internal_port = 8080
 port = 80
 handlers = ["http"]
 """
+SECURE = """
+[[services.ports]]
+port = 443
+handlers = ["http", "tls"]
+tls_options = { default_self_signed = true }
+"""
 APPS = {
     "front": ("acme", "default", {"front1": "host1", "front2": "host3"}),
     "back": ("acme", "default", {"back1": "host1", "back2": "host3"}),
@@ -93,7 +99,7 @@ def world(cluster: Cluster) -> Iterator[World]:
             vip = name in ("front", "sticky")
             app = cluster.create_app(name, org=org, network=network, vip=vip)
             apps.append(app)
-            cluster.deploy(app, SERVICES + REMEMBERED * (name == "sticky"))
+            cluster.deploy(app, SERVICES + {"sticky": REMEMBERED, "front": SECURE}.get(name, ""))
             for vm, host in machines.items():
                 server = (sys.executable, str(TOOLS / "replayer.py"), "8080", vm)
                 made.ids[vm] = cluster.make_vm(app, vm, *server, host=host).machine
@@ -183,6 +189,20 @@ def test_what_the_target_is_told(world: World) -> None:
     assert answer["headers"]["x-forwarded-for"] == answer["headers"]["fly-client-ip"]
     assert "fly-replay-failed" not in answer["names"]
     assert not [name for name in answer["names"] if name.startswith(("x-flyebpf", "x-envoy"))]
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("host", ["front.example.com", ""])
+def test_over_tls(world: World, host: str, version: str) -> None:
+    """With a server name and without one."""
+    reached = ("--connect-to", f"::{world.vip}:443", "-k", version)
+    asked = ("-H", "x-front1-headers: fly-replay: app=back;region=fra", "-d", "body")
+    done = world.cluster.run("client1", "curl", "-sS", "-m", "10", *reached, *asked,
+                             f"https://{host or world.vip}/x?y", check=False)  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert (answer["name"], answer["path"], answer["body"][0]) == ("back2", "/x?y", 4)
+    told = answer["headers"]
+    assert (told["x-forwarded-proto"], told["host"]) == ("https", host or world.vip)
 
 
 def test_only_the_last_answer_is_seen(world: World) -> None:

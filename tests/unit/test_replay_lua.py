@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lupa.luajit21 import LuaRuntime, lua_type
 
-from flyebpf.proxy import replay
+from flyebpf.model.proxyrows import HTTP_CHAINS
+from flyebpf.proxy import names, replay
 from flyebpf.proxy.appfiles import AppFiles, Cached
+from flyebpf.proxy.chains import Listener, all_listeners
+from flyebpf.proxy.listeners import listener
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -466,3 +469,14 @@ def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
     assert kept[-1] == 8999
     assert 4096 <= len(kept) <= 2 * 4096
     assert kept == list(range(kept[0], 9000))
+
+
+@pytest.mark.parametrize("what", list(all_listeners()), ids=lambda what: what.name)
+def test_a_replay_finds_its_virtual_host_again(what: Listener) -> None:
+    """The header that names it is taken off on the way to the machine."""
+    if what.chain not in HTTP_CHAINS:
+        return
+    config = json.dumps(listener(what))
+    named = json.dumps({"key": names.VHOST_HEADER, "value": names.vhost_format(what)})
+    by_host = what.shared and not what.inner
+    assert config.count(named) == (0 if by_host else 2), "set for the client, and set again"
