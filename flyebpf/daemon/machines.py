@@ -31,7 +31,7 @@ from flyebpf.store.base import Store, StoreUnavailableError
 log = logging.getLogger(__name__)
 AT_ONCE = 32  # commands that run at the same time
 RETRY = 1.0  # seconds until the store is asked again
-LOOK = 0.05  # seconds between looks at a machine that drains
+LOOK = 0.1  # seconds between looks at a machine that drains
 NOTICE = 0.6
 """Seconds before a machine that has nothing to do is stopped: until then all proxies
 know, and what they gave it before is in their reports."""

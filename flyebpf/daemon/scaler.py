@@ -146,11 +146,22 @@ class Scaler:
     # What machines have to do.
 
     def busy(self, machine: Machine) -> bool:
-        """Whether any proxy has something for it to do."""
+        """Whether any proxy has something for it to do, or this one does not know yet."""
         with self._lock:
             if any(machine.id in held for held in self._held.values()):
                 return True
-        return self._active(machine)
+        return self._active(machine) or self._is_unknown(machine)
+
+    def _is_unknown(self, machine: Machine) -> bool:
+        try:
+            rows = self._look().rows
+        except TimeoutError:
+            return True
+        return any(
+            self._loads.of(row.name) is None
+            for row in rows
+            if any(end.machine == machine.id for end in row.endpoints)
+        )
 
     def _active(self, machine: Machine) -> bool:
         """Whether this host's proxy has."""

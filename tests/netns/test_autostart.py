@@ -246,7 +246,7 @@ def test_more_and_fewer(rig: Rig, web: App, quick: None, tmp_path: Path) -> None
         for _ in range(2):
             stack.enter_context(rig.background("client1", *slowly, f"http://{web.vip}/"))
         rig.until(lambda: states(rig, web) == ["started"] * 2, "both are needed", 20)
-    rig.until(lambda: states(rig, web) == ["started", "stopped"], "one is stopped", 30)
+    rig.until(lambda: "stopped" in states(rig, web), "one is stopped", 30)
     rig.until(lambda: states(rig, web) == ["stopped"] * 2, "so is the other", 30)
     rig.until(lambda: fetch(rig, web)[0] == 200, "one is started again", 20)
 

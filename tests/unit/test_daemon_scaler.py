@@ -156,6 +156,10 @@ def test_who_is_busy(world: World) -> None:
     world.led = {CLUSTER: frozenset((world.two.id,))}
     world.counts(held=1)
     assert world.scaler.busy(world.two)
+    world.counts(one=0, held=0)
+    assert not world.scaler.busy(world.two)
+    world.loads.forget()
+    assert world.scaler.busy(world.two)  # for all that is known
 
 
 def far(world: World, state: MachineState) -> Machine:
