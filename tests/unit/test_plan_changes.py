@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from flyebpf.config import DaemonConfig
+from flyebpf.model.health import CheckResult, MachineChecks
 from flyebpf.model.records import (
     AnyRecord,
     App,
+    Check,
     Latency,
     MachineState,
     Network,
@@ -62,7 +64,12 @@ def rotated(generation: int) -> AnyRecord:
     return replace(CLUSTER, mesh_generation=generation, next_generation=generation)
 
 
+CHECKED = deployment(replace(service(80), checks=(Check("tcp"),)))
+FAILS = MachineChecks(M2.id, (CheckResult("servicecheck-00-tcp-8080", False, "why"),))
+
 CASES = [
+    Case("a check fails", (*WORLD, CHECKED), FAILS),
+    Case("a check is forgotten", (*WORLD, CHECKED, FAILS), FAILS, gone=True),
     Case("a daemon stops", PRESENT, Presence("h2"), gone=True),
     Case("the first daemon that is there", WORLD, Presence("h3")),
     Case("the last daemon that was there", (*WORLD, Presence("h3")), Presence("h3"), gone=True),
