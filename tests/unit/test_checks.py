@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -40,6 +41,9 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def server(serve: Serve) -> AsyncIterator[int]:
+    """Its port. Ends when all its connections have."""
+    serving: set[asyncio.Task[None]] = set()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await serve(reader, writer)
@@ -47,9 +51,16 @@ async def server(serve: Serve) -> AsyncIterator[int]:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
-    made = await asyncio.start_server(handle, HERE, 0)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(handle(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    made = await asyncio.start_server(accept, HERE, 0)
     async with made:
         yield made.sockets[0].getsockname()[1]
+    while serving:
+        await asyncio.wait(serving)
 
 
 def saying(answer: bytes, heard: list[bytes] | None = None) -> Serve:
@@ -64,10 +75,13 @@ def saying(answer: bytes, heard: list[bytes] | None = None) -> Serve:
 
 
 async def asked(spec: Spec) -> str:
-    """What it has closed is gone some rounds of the loop later."""
+    """Ends when what it has opened is closed."""
+    before = len(os.listdir("/proc/self/fd"))
     found = await probe(spec)
-    for _ in range(10):
-        await asyncio.sleep(0)
+    deadline = time.monotonic() + 30
+    while len(os.listdir("/proc/self/fd")) > before:
+        assert time.monotonic() < deadline, "a connection stays open"
+        await asyncio.sleep(0.01)
     return found
 
 
