@@ -26,7 +26,8 @@ class Cached:
     def apps(self, now: float) -> list[str]:
         """Those with anything to remember, sorted. Files of others go."""
         found = []
-        for entry in self._folder.iterdir():
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever took it away
+        for entry in list(self._folder.iterdir()):
             if "." in entry.name:
                 continue  # being written
             with contextlib.suppress(OSError, ValueError, IndexError):
