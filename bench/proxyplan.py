@@ -12,6 +12,7 @@ app's). Times in ms of the processor; memory in MB is that of the whole process.
 from __future__ import annotations
 
 import statistics
+import string
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -41,9 +42,14 @@ CHANGES = 100
 PEM = "x" * 3000  # bytes of a chain as authorities give them
 
 
+def app_name(number: int) -> str:
+    """Spread over the alphabet, as names are."""
+    return f"{string.ascii_lowercase[number % 26]}pp{number}"
+
+
 def records(number: int) -> Iterator[AnyRecord]:
     """An app with all that belongs to it."""
-    name = f"app{number}"
+    name = app_name(number)
     yield App(name, "acme")
     web = service(80, handlers=("http",)), service(443, handlers=("http", "tls"))
     yield deployment(*web, app=name)

@@ -4,7 +4,8 @@
 Delta xDS (https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol): a
 resource's version is the hash of its bytes, so a stream that comes back says
 what it has, and is sent only what has changed meanwhile. Every resource is
-made into bytes once; a route configuration is its virtual hosts' bytes joined.
+made into bytes once; a route configuration is its virtual hosts' bytes joined, and there
+is one for each part (``flyebpf.proxy.shards``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2  # noqa: F401
 from envoy.extensions.internal_redirect.allow_listed_routes.v3 import (  # noqa: F401
     allow_listed_routes_config_pb2,
@@ -42,6 +44,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 )
 from google.protobuf.json_format import ParseDict
 
+from flyebpf.proxy import shards
 from flyebpf.proxy.resources import Type
 
 Json = dict[str, Any]
@@ -49,9 +52,12 @@ PREFIX = "type.googleapis.com/"
 CDS = f"{PREFIX}envoy.config.cluster.v3.Cluster"
 EDS = f"{PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment"
 RDS = f"{PREFIX}envoy.config.route.v3.RouteConfiguration"
+SCOPES = f"{PREFIX}envoy.config.route.v3.ScopedRouteConfiguration"
 SDS = f"{PREFIX}envoy.extensions.transport_sockets.tls.v3.Secret"
-VIRTUAL_HOST = b"\x12"  # field 2 of RouteConfiguration, length-delimited
-ORDER = (CDS, EDS, RDS, SDS)
+NAME, VIRTUAL_HOST = b"\x0a", b"\x12"
+"""Fields 1 and 2 of RouteConfiguration, length-delimited; the last name counts."""
+URLS = (CDS, EDS, RDS, SCOPES, SDS)
+ORDER = URLS
 """In which a change is sent: what is referred to comes first."""
 MESSAGE = 2 << 20
 """Bytes of resources in one response, about."""
@@ -62,10 +68,11 @@ class Snapshot:
     :meth:`take_changes`."""
 
     def __init__(self) -> None:
-        self._bytes: dict[str, dict[str, bytes]] = {CDS: {}, EDS: {}, RDS: {}, SDS: {}}
-        self._versions: dict[str, dict[str, str]] = {CDS: {}, EDS: {}, RDS: {}, SDS: {}}
+        self._bytes: dict[str, dict[str, bytes]] = {url: {} for url in URLS}
+        self._versions: dict[str, dict[str, str]] = {url: {} for url in URLS}
         self._routes: dict[str, bytes] = {}
-        self._vhosts: dict[str, dict[str, bytes]] = {}
+        self._vhosts: dict[str, dict[str, bytes]] = {}  # part to route to virtual host
+        self._parts: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
         self._domains: dict[str, dict[str, str]] = {}  # domain to route
         self._mine: dict[tuple[str, str], tuple[str, ...]] = {}
         self._stale: set[str] = set()  # route configurations to be joined anew
@@ -82,7 +89,10 @@ class Snapshot:
             self._set(EDS, name, _encode(body, ClusterLoadAssignment()))
         elif type is Type.ROUTES:
             self._routes[name] = _encode(body, RouteConfiguration())
-            self._stale.add(name)
+            for scope, part in shards.fixed(name):
+                self._vhosts.setdefault(part, {})
+                self._set(SCOPES, scope, _scope(scope, part))
+            self._stale.update(p for p in self._vhosts if p.partition("/")[0] == name)
         elif type is Type.VHOST:
             self._put_vhost(name, body)
         else:
@@ -100,13 +110,27 @@ class Snapshot:
         self._mine[of, route] = tuple(body["domains"])
         owners = self._domains.setdefault(of, {})
         mine = [d for d in body["domains"] if owners.setdefault(d, route) == route]
-        self._vhosts.setdefault(of, {}).pop(route, None)
-        if mine:
-            encoded = _encode({**body, "domains": mine}, VirtualHost())
-            self._vhosts[of][route] = _field(encoded)
-        self._stale.add(of)
+        encoded = _encode({**body, "domains": mine}, VirtualHost()) if mine else b""
+        self._place(of, route, mine, _field(VIRTUAL_HOST, encoded))
         if len(mine) < len(body["domains"]):
             raise ValueError(f"{sorted(set(body['domains']) - set(mine))} are another's")
+
+    def _place(self, of: str, route: str, domains: list[str], value: bytes) -> None:
+        """A virtual host into its parts, and out of those that it was in."""
+        parts = shards.parts(of, route, domains) if domains else set()
+        scopes = shards.scopes(of, domains)
+        before, scopes_before = self._parts.pop((of, route), (set(), set()))
+        for part in before - parts:
+            del self._vhosts[part][route]
+        for part in parts:
+            self._vhosts.setdefault(part, {})[route] = value
+        self._stale |= before | parts
+        for scope in scopes_before - scopes:
+            self._set(SCOPES, scope, None)
+        for scope in scopes:
+            self._set(SCOPES, scope, _scope(scope, f"{of}/{route}"))
+        if domains:
+            self._parts[of, route] = parts, scopes
 
     def _free_domains(self, of: str, route: str) -> None:
         owners = self._domains.get(of, {})
@@ -122,8 +146,7 @@ class Snapshot:
             of, _, route = name.partition("|")
             self._free_domains(of, route)
             self._mine.pop((of, route), None)
-            self._vhosts.get(of, {}).pop(route, None)
-            self._stale.add(of)
+            self._place(of, route, [], b"")
         elif type is Type.CERTIFICATE:
             self._forget_certificate(name)
 
@@ -149,9 +172,17 @@ class Snapshot:
 
     def join(self) -> None:
         """Make route configurations of what has changed."""
-        for name in self._stale & self._routes.keys():
-            parts = self._vhosts.get(name, {}).values()
-            self._set(RDS, name, b"".join((self._routes[name], *parts)))
+        for name in self._stale:
+            of = name.partition("/")[0]
+            if of not in self._routes:
+                continue
+            hosts = self._vhosts.get(name, {})
+            if not hosts and not shards.by_letter(of):
+                self._vhosts.pop(name, None)
+                self._set(RDS, name, None)
+                continue
+            called = _field(NAME, name.encode())
+            self._set(RDS, name, b"".join((self._routes[of], called, *hosts.values())))
         self._stale.clear()
 
     def refresh_secrets(self, wanted: Mapping[str, object]) -> None:
@@ -197,13 +228,19 @@ def _encode(body: Json, message: Any) -> bytes:
     return encoded
 
 
-def _field(value: bytes) -> bytes:
-    """A virtual host as a field of a route configuration (protobuf wire format)."""
+def _scope(name: str, part: str) -> bytes:
+    key = {"fragments": [{"string_key": name}]}
+    body = {"name": name, "route_configuration_name": part, "key": key}
+    return _encode(body, ScopedRouteConfiguration())
+
+
+def _field(number: bytes, value: bytes) -> bytes:
+    """A field of a route configuration (protobuf wire format)."""
     length, size = b"", len(value)
     while size > 0x7F:
         length += bytes([size & 0x7F | 0x80])
         size >>= 7
-    return VIRTUAL_HOST + length + bytes([size]) + value
+    return number + length + bytes([size]) + value
 
 
 class Subscription:

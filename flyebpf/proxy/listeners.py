@@ -201,7 +201,7 @@ def _http(what: Listener) -> Json:
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "http",
         "codec_type": "AUTO",
-        "rds": {"route_config_name": names.routes_of(what), "config_source": ADS},
+        "scoped_routes": _scoped(),
         "early_header_mutation_extensions": [_strip(what)],
         "http_filters": _http_filters(what),
         "use_remote_address": True,
@@ -229,16 +229,23 @@ def _http(what: Listener) -> Json:
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
 
 
+def _scoped() -> Json:
+    """The same for all listeners: they share what they know."""
+    scope = {"header_value_extractor": {"name": names.SCOPE_HEADER, "index": 0}}
+    return {
+        "name": "flyebpf",
+        "scope_key_builder": {"fragments": [scope]},
+        "rds_config_source": ADS,
+        "scoped_rds": {"scoped_rds_config_source": ADS},
+    }
+
+
 def _strip(what: Listener) -> Json:
     """Before anything looks at a request: what only the proxy may say goes. On an
     app's own address the name of its routes takes the place of the host's."""
     mutations: list[Json] = [{"remove_on_match": {"key_matcher": _reserved()}}]
     mutations.append(replay.asking())
-    if not what.shared or what.inner:
-        header = {"key": names.VHOST_HEADER, "value": names.vhost_format(what)}
-        mutations.append(
-            {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-        )
+    mutations += replay.found_by(what)
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {

@@ -13,6 +13,8 @@ from flyebpf.proxy.chains import Listener, Signed
 
 VHOST_HEADER = "x-flyebpf-vhost"
 """Tells the virtual host on apps' own addresses; never leaves the proxy."""
+SCOPE_HEADER = "x-flyebpf-scope"
+"""Tells the route configuration; never leaves the proxy either."""
 COMPRESSOR = "envoy.filters.http.compressor"
 ADS_CLUSTER = "flyebpf"
 """The control plane."""
@@ -45,6 +47,11 @@ def routes_of(listener: Listener) -> str:
 
 INNER_ROUTES = "inner-https"
 ROUTES = ("own-http", "own-https", "shared-http", "shared-https", INNER_ROUTES)
+
+
+def scope_format(listener: Listener) -> str:
+    """Of a request (``flyebpf.proxy.shards``)."""
+    return f"{routes_of(listener)}/{'%REQ(:AUTHORITY):1%' if listener.shared else LOCAL}"
 
 
 def vhost_format(listener: Listener) -> str:

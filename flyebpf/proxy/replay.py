@@ -65,6 +65,14 @@ def asking() -> Json:
     return _append(ASK, "".join(f"%REQ({name}):1%" for name in ASKING))
 
 
+def found_by(what: Listener) -> list[Json]:
+    """Headers by which a request's route is found, its first time and again."""
+    found = [_append(names.SCOPE_HEADER, names.scope_format(what))]
+    if not what.shared or what.inner:
+        found.append(_append(names.VHOST_HEADER, names.vhost_format(what)))
+    return found
+
+
 def upstream_filters(what: Listener) -> list[Json]:
     """Of the router: an answer with ``fly-replay`` becomes a redirect to the same URL. What
     Envoy and this proxy say comes before what the app says, which may have tabs. Answers
@@ -78,8 +86,7 @@ def upstream_filters(what: Listener) -> list[Json]:
         _append(ASK, seen),
         _append("location", "%REQ(:SCHEME)%://%REQ(:AUTHORITY)%%REQ(:PATH)%"),
     ]
-    if not what.shared or what.inner:
-        mutations.append(_append(names.VHOST_HEADER, names.vhost_format(what)))
+    mutations += found_by(what)
     redirect = _mutation({"response_mutations": mutations})
     answer = _lua(_file("answer"))
     return [
@@ -195,7 +202,7 @@ def policy() -> Json:
         "max_internal_redirects": 20,
         "redirect_response_codes": [307],
         "allow_cross_scheme_redirect": True,
-        "response_headers_to_copy": [ASK, names.VHOST_HEADER],
+        "response_headers_to_copy": [ASK, names.VHOST_HEADER, names.SCOPE_HEADER],
         "predicates": [
             {
                 "name": "envoy.internal_redirect_predicates.allow_listed_routes",

@@ -240,7 +240,7 @@ def routes(row: ProxyRow, name: str) -> Resource:
         "name": name,
         "request_headers_to_add": [_header(key, value) for key, value in headers.items()],
         "request_headers_to_remove": [
-            *(names.VHOST_HEADER, "x-envoy-external-address"),
+            *(names.VHOST_HEADER, names.SCOPE_HEADER, "x-envoy-external-address"),
             *("x-envoy-internal", "x-envoy-expected-rq-timeout-ms"),
         ],
     }

@@ -8,7 +8,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from flyebpf.proxy.ads import CDS, EDS, RDS, SDS, Snapshot, Stream
+from flyebpf.proxy.ads import CDS, EDS, RDS, SCOPES, SDS, Snapshot, Stream
 from flyebpf.proxy.resources import Type
 
 
@@ -109,17 +109,56 @@ def test_nothing_is_sent_twice(snapshot: Snapshot) -> None:
     assert push(snapshot, stream) == []
 
 
-def test_routes_are_joined(snapshot: Snapshot) -> None:
+def hosts(response: DeltaDiscoveryResponse) -> dict[str, list[str]]:
+    """Of route configurations: the domains of all their virtual hosts."""
+    found = {}
+    for resource in response.resources:
+        routes = RouteConfiguration.FromString(resource.resource.value)
+        assert routes.name == resource.name
+        found[routes.name] = [domain for host in routes.virtual_hosts for domain in host.domains]
+    return found
+
+
+def test_an_app_changes_a_part_of_its_own(snapshot: Snapshot) -> None:
     stream = Stream(snapshot)
-    stream.request(ask(RDS, "own-http"))
-    snapshot.put(Type.VHOST, "own-http|db/80", vhost("db/80", "203.0.113.2:80"))
+    stream.request(ask(RDS, "own-http/web/80", "own-http/db/80"))
+    stream.request(ask(SCOPES))
+    six = ("203.0.113.2:80", "[2001:db8::1]:80")
+    snapshot.put(Type.VHOST, "own-http|db/80", vhost("db/80", *six))
+    routes, scopes = push(snapshot, stream)
+    assert hosts(routes) == {"own-http/db/80": list(six)}
+    assert sent([scopes]) == {f"own-http/{address}" for address in six}
+    snapshot.remove(Type.VHOST, "own-http|db/80")
+    routes, scopes = push(snapshot, stream)
+    assert removed([routes]) == {"own-http/db/80"}
+    assert removed([scopes]) == {f"own-http/{address}" for address in six}
+
+
+def test_over_tls_a_part_is_of_an_address(snapshot: Snapshot) -> None:
+    """Whatever the server name."""
+    snapshot.put(Type.ROUTES, "own-https", {"name": "own-https"})
+    domains = ("/203.0.113.1:443", "a.example.com/203.0.113.1:443")
+    snapshot.put(Type.VHOST, "own-https|web/443", vhost("web/443", *domains))
+    snapshot.join()
+    stream = Stream(snapshot)
+    found = sent(stream.request(ask(SCOPES)))
+    assert found == {"own-http/203.0.113.1:80", "own-https/203.0.113.1:443"}
+
+
+def test_shared_addresses_by_first_letter(snapshot: Snapshot) -> None:
+    """In either case; a wildcard is in all parts."""
+    snapshot.put(Type.VHOST, "shared-http|web/80", vhost("web/80", "web.fly.test"))
+    snapshot.put(Type.ROUTES, "shared-http", {"name": "shared-http"})
+    snapshot.join()
+    stream = Stream(snapshot)
+    assert {"shared-http/w", "shared-http/W", "shared-http/0"} < sent(stream.request(ask(SCOPES)))
+    names = [f"shared-http/{letter}" for letter in "adw"]
+    (response,) = stream.request(ask(RDS, *names))
+    assert hosts(response) == {names[0]: [], names[1]: [], names[2]: ["web.fly.test"]}
+    snapshot.put(Type.VHOST, "shared-http|db/80", vhost("db/80", "db.fly.test", "*.example.com"))
     (response,) = push(snapshot, stream)
-    found = RouteConfiguration.FromString(response.resources[0].resource.value)
-    assert [host.name for host in found.virtual_hosts] == ["web/80", "db/80"]
-    snapshot.remove(Type.VHOST, "own-http|web/80")
-    (response,) = push(snapshot, stream)
-    found = RouteConfiguration.FromString(response.resources[0].resource.value)
-    assert [host.name for host in found.virtual_hosts] == ["db/80"]
+    both = ["db.fly.test", "*.example.com"]
+    assert hosts(response) == {names[0]: both, names[1]: both, names[2]: ["web.fly.test", *both]}
 
 
 def test_a_domain_has_one_virtual_host(snapshot: Snapshot) -> None:
@@ -128,12 +167,11 @@ def test_a_domain_has_one_virtual_host(snapshot: Snapshot) -> None:
         snapshot.put(Type.VHOST, "own-http|x/80", vhost("x/80", "203.0.113.1:80", "203.0.113.9:80"))
     stream = Stream(snapshot)
     snapshot.join()
-    (response,) = stream.request(ask(RDS, "own-http"))
-    found = RouteConfiguration.FromString(response.resources[0].resource.value)
-    assert [list(host.domains) for host in found.virtual_hosts] == [
-        ["203.0.113.1:80"],
-        ["203.0.113.9:80"],
-    ]
+    (response,) = stream.request(ask(RDS, "own-http/web/80", "own-http/x/80"))
+    assert hosts(response) == {
+        "own-http/web/80": ["203.0.113.1:80"],
+        "own-http/x/80": ["203.0.113.9:80"],
+    }
 
 
 def test_a_domain_changes_hands(snapshot: Snapshot) -> None:
