@@ -18,6 +18,7 @@ MODULES = (
     "maglev",
     "plan",
     "proxyplan",
+    "proxyscale",
     "cluster",
     "apply",
     "startup",
