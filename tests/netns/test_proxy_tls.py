@@ -52,7 +52,7 @@ VOUCHES_FOR_NOBODY = "*.fly.test"
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host with a proxy, one client."""
-    made = Rig(f"t{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-tls"))
+    made = Rig(f"s{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-tls"))
     up = made.command("lab", "up", "--empty", "--proxy", check=False)
     if up.returncode != 0:
         pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)

@@ -34,7 +34,7 @@ handlers = ["proxy_proto"]
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host whose proxy logs, and has metrics of one app."""
-    made = Rig(f"w{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-watch"))
+    made = Rig(f"q{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-watch"))
     up = made.command("lab", "up", "--empty", "--proxy", check=False)
     if up.returncode != 0:
         pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)
