@@ -157,6 +157,8 @@ class Waker:
         except Exception:
             refused = "failed"
             log.exception("a fault of flyebpf itself: %s is not woken", cluster)
+        if refused and self._ended:
+            return  # Envoy asks again when the next daemon's control plane is there
         if refused:
             self._refuse(cluster, refused)
             return
@@ -173,6 +175,7 @@ class Waker:
             version = self._version
             found = self._ask(cluster)
             if found is None:
+                self._wait(version, min(deadline, time.monotonic() + RETRY))
                 continue
             running = [m for m in found.running() if m.id not in self._failed]
             if not running:

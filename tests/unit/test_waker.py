@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that wait for a machine, as the daemon has them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flyebpf.daemon.waker import Waker, Wanted
+from flyebpf.store.sqlite import SqliteStore
+from tests.stores import config, region
+
+PATIENCE = 30.0
+CLUSTER = "web/8080:app"
+Look = Callable[[str], Wanted | None]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with region(tmp_path) as store:
+        yield store
+
+
+class Waiting:
+    """A waker, and what it has said to the proxy."""
+
+    def __init__(self, store: SqliteStore, look: Look) -> None:
+        self.answers: list[tuple[str, dict[str, str]]] = []
+        self.waker = Waker(config(), store, look=look, answer=self._take)
+
+    def _take(self, cluster: str, headers: dict[str, str]) -> None:
+        self.answers.append((cluster, headers))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def no_threads() -> bool:
+    return not any(thread.name.startswith("wake-") for thread in threading.enumerate())
+
+
+@contextmanager
+def waiting(store: SqliteStore, look: Look) -> Iterator[Waiting]:
+    made = Waiting(store, look)
+    try:
+        yield made
+    finally:
+        made.waker.stop()
+        until(no_threads)
+
+
+def test_the_next_daemon_goes_on(store: SqliteStore) -> None:
+    """A main thread that has ended is not asked all the time, and nobody is refused
+    because a daemon ends."""
+    looks = []
+
+    def look(cluster: str) -> None:
+        looks.append(cluster)
+        raise TimeoutError
+
+    begun = time.monotonic()
+    with waiting(store, look) as made:
+        made.waker.wanted(CLUSTER)
+        until(lambda: len(looks) > 1)
+    assert made.answers == []
+    assert len(looks) <= (time.monotonic() - begun) / 0.1 + 2
