@@ -20,7 +20,7 @@ from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.probe import Prober
 from flyebpf.errors import FlyebpfError
 from flyebpf.model.proxyrows import ProxyClusterRow
-from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.records import AnyRecord, Machine, MachineState
 from flyebpf.model.state import State, Update
 from flyebpf.ops import autostart
 from flyebpf.plan.autostart import Choice
@@ -98,8 +98,17 @@ class Waker:
         self._tell()
 
     def changed(self, state: State, updates: Sequence[Update]) -> None:
-        if any(update.kind == Machine.kind for update in updates):
+        machines = [update for update in updates if update.kind == Machine.kind]
+        gone = {update.id for update in machines if not _is_kept(update.after)}
+        if gone:
+            self._unlead(gone)
+        if machines:
             self._tell()
+
+    def _unlead(self, machines: set[str]) -> None:
+        with self._news:
+            left = {cluster: led - machines for cluster, led in self._led.items()}
+            self._led = {cluster: led for cluster, led in left.items() if led}
 
     def stop(self) -> None:
         self._ended = True
@@ -136,7 +145,8 @@ class Waker:
     def led(self) -> dict[str, frozenset[str]]:
         """The machines that clients of each cluster have been led to. How many of them
         are there is known by cluster alone (``wake.REPORTED``)."""
-        return dict(self._led)
+        with self._news:
+            return dict(self._led)
 
     def more(self, cluster: str) -> None:
         """Those that run have enough to do: have another machine started, if there is
@@ -162,7 +172,8 @@ class Waker:
         if refused:
             self._refuse(cluster, refused)
             return
-        self._led[cluster] = self._led.get(cluster, frozenset()) | {machine}
+        with self._news:
+            self._led[cluster] = self._led.get(cluster, frozenset()) | {machine}
         took = time.monotonic() - begun
         log.info("%s: clients go to machine %s after %.3f s", cluster, machine, took)
         self._answer(cluster, {wake.MACHINE_HEADER: address})
@@ -193,7 +204,8 @@ class Waker:
     def _ask(self, cluster: str) -> Wanted | None:
         """None: not now. Raises RefusedError where nobody serves it any more."""
         now = time.monotonic()
-        self._failed = {ident: until for ident, until in self._failed.items() if until > now}
+        with self._news:
+            self._failed = {ident: until for ident, until in self._failed.items() if until > now}
         try:
             found = self._look(cluster)
         except TimeoutError:
@@ -208,7 +220,8 @@ class Waker:
         if ordered is not None and found.revision >= ordered.revision:
             ident = ordered.machine.id
             if ident not in found.coming:
-                self._failed[ident] = time.monotonic() + FAILED
+                with self._news:
+                    self._failed[ident] = time.monotonic() + FAILED
                 ordered = None
         if ordered is None and not found.choice.starting:
             ordered = self._order(found)
@@ -222,7 +235,7 @@ class Waker:
         wanted = [machine.id for machine in candidates if machine.id not in self._failed]
         if not wanted:
             raise RefusedError("failed" if candidates else "none")
-        known = found.coming | self._failed.keys()
+        known = found.coming.union(list(self._failed))
         try:
             started = autostart.wake(self._store, service_of(row), wanted, known=known)
             revision = self._store.revision()
@@ -265,6 +278,11 @@ def view(engine: Engine, row: ProxyClusterRow) -> Wanted:
         replace(choice, running=running),
         frozenset(m.id for m in state.machines_of(row.app) if m.state in COMING),
     )
+
+
+def _is_kept(machine: AnyRecord | None) -> bool:
+    """Whether connections to it go on."""
+    return isinstance(machine, Machine) and machine.state is not MachineState.STOPPED
 
 
 def is_http(cluster: str) -> bool:

@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flyebpf.daemon.waker import Waker, Wanted
+from flyebpf.model.proxyrows import ProxyClusterRow
+from flyebpf.model.records import Machine, MachineState
+from flyebpf.model.state import State, Update
+from flyebpf.plan.autostart import Choice
 from flyebpf.store.sqlite import SqliteStore
+from tests.records import machine
 from tests.stores import config, region
 
 PATIENCE = 30.0
@@ -73,3 +80,24 @@ def test_the_next_daemon_goes_on(store: SqliteStore) -> None:
         until(lambda: len(looks) > 1)
     assert made.answers == []
     assert len(looks) <= (time.monotonic() - begun) / 0.1 + 2
+
+
+def test_whom_clients_were_led_to(store: SqliteStore) -> None:
+    """It is known as long as they may be there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = replace(machine(1), private_ip="127.0.0.1")
+        row = ProxyClusterRow(CLUSTER, "web", (), True, port=server.getsockname()[1])
+        found = Wanted(1, row, Choice((one,), (), ()), frozenset((one.id,)))
+        with waiting(store, lambda _: found) as made:
+            made.waker._source = "127.0.0.1"
+            made.waker.wanted(CLUSTER)
+            until(lambda: bool(made.answers))
+            assert made.waker.led() == {CLUSTER: {one.id}}
+            made.waker.changed(State(), [changed(one, MachineState.SUSPENDED)])
+            assert made.waker.led() == {CLUSTER: {one.id}}
+            made.waker.changed(State(), [changed(one, MachineState.STOPPED)])
+            assert made.waker.led() == {}
+
+
+def changed(one: Machine, state: MachineState) -> Update:
+    return Update(Machine.kind, one.id, one, replace(one, state=state))
