@@ -12,15 +12,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.probe import Prober
 from flyebpf.errors import FlyebpfError
+from flyebpf.model.health import MachineChecks
 from flyebpf.model.proxyrows import ProxyClusterRow
-from flyebpf.model.records import AnyRecord, Machine, MachineState
+from flyebpf.model.records import AnyRecord, Deployment, Machine, MachineState
 from flyebpf.model.state import State, Update
 from flyebpf.ops import autostart
 from flyebpf.plan.autostart import Choice
@@ -34,6 +35,8 @@ LOOK = 1.0  # seconds between looks, if nothing has changed
 RETRY = 0.2  # seconds until the store is asked again
 COMING = (MachineState.STARTING, MachineState.STARTED)
 AT_ONCE = 500  # clusters that are waited for at the same time
+PLACES = 1024
+"""Apps are told apart by so many versions; some share one."""
 FAILED = 10.0  # seconds for which a machine that could not be started is left alone
 
 
@@ -86,7 +89,7 @@ class Waker:
         self._look = look
         self._answer = answer
         self._news = threading.Condition()
-        self._version = 0
+        self._versions = [0] * PLACES
         self._ended = False
         self._failed: dict[str, float] = {}  # until when
         self._working = 0
@@ -102,8 +105,8 @@ class Waker:
         gone = {update.id for update in machines if not _is_kept(update.after)}
         if gone:
             self._unlead(gone)
-        if machines:
-            self._tell()
+        if apps := {app for update in updates for app in _apps(state, update)}:
+            self._tell({_place(app) for app in apps})
 
     def _unlead(self, machines: set[str]) -> None:
         with self._news:
@@ -114,9 +117,10 @@ class Waker:
         self._ended = True
         self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, places: Iterable[int] = range(PLACES)) -> None:
         with self._news:
-            self._version += 1
+            for place in places:
+                self._versions[place] += 1
             self._news.notify_all()
 
     # What the proxy asks.
@@ -183,10 +187,10 @@ class Waker:
         RefusedError."""
         ordered: Ordered | None = None
         while time.monotonic() < deadline and not self._ended:
-            version = self._version
+            is_news = self._news_of(cluster)
             found = self._ask(cluster)
             if found is None:
-                self._wait(version, min(deadline, time.monotonic() + RETRY))
+                self._wait(is_news, min(deadline, time.monotonic() + RETRY))
                 continue
             running = [m for m in found.running() if m.id not in self._failed]
             if not running:
@@ -194,11 +198,11 @@ class Waker:
                 if ordered is not None and ordered.from_rest:
                     running = [ordered.machine]
             if running:
-                machine = self._listening(running, found.row.port, version, deadline)
+                machine = self._listening(running, found.row.port, is_news, deadline)
                 if machine is not None:
                     return machine.id, at(machine.private_ip, found.row.port)
             else:
-                self._wait(version, min(deadline, time.monotonic() + LOOK))
+                self._wait(is_news, min(deadline, time.monotonic() + LOOK))
         raise RefusedError("late")
 
     def _ask(self, cluster: str) -> Wanted | None:
@@ -248,20 +252,28 @@ class Waker:
         log.info("%s: machine %s is %s", row.name, started.machine.id, started.machine.state)
         return Ordered(started.machine, revision, started.from_rest)
 
-    def _wait(self, version: int, deadline: float) -> None:
-        """Until something about machines has changed."""
+    def _news_of(self, cluster: str) -> Callable[[], bool]:
+        """Whether something about its app has changed since this call, or all ends."""
+        place = _place(cluster.partition("/")[0])
+        version = self._versions[place]
+        return lambda: self._versions[place] != version or self._ended
+
+    def _wait(self, is_news: Callable[[], bool], deadline: float) -> None:
         with self._news:
-            left = deadline - time.monotonic()
-            self._news.wait_for(lambda: self._version != version or self._ended, max(left, 0))
+            self._news.wait_for(is_news, max(deadline - time.monotonic(), 0))
 
     def _listening(
-        self, machines: Sequence[Machine], port: int, version: int, deadline: float
+        self,
+        machines: Sequence[Machine],
+        port: int,
+        is_news: Callable[[], bool],
+        deadline: float,
     ) -> Machine | None:
         """The first of the machines that takes a connection; None when something has
         changed before."""
         addresses = {(machine.private_ip, port): machine for machine in machines}
         prober = Prober(list(addresses), self._source)
-        taken = prober.run(deadline, lambda: self._version != version)
+        taken = prober.run(deadline, is_news)
         return None if taken is None else addresses[taken]
 
 
@@ -278,6 +290,20 @@ def view(engine: Engine, row: ProxyClusterRow) -> Wanted:
         replace(choice, running=running),
         frozenset(m.id for m in state.machines_of(row.app) if m.state in COMING),
     )
+
+
+def _apps(state: State, update: Update) -> Iterator[str]:
+    """Those whose machines are others now, or of other use."""
+    for record in (update.before, update.after):
+        match record:
+            case Machine(app=app) | Deployment(app=app):
+                yield app
+            case MachineChecks(machine=ident) if ident in state.machines:
+                yield state.machines[ident].app
+
+
+def _place(app: str) -> int:
+    return hash(app) % PLACES
 
 
 def _is_kept(machine: AnyRecord | None) -> bool:

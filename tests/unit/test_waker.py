@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flyebpf.daemon.waker import Waker, Wanted
+from flyebpf.daemon.waker import LOOK, Waker, Wanted
 from flyebpf.model.proxyrows import ProxyClusterRow
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.state import State, Update
@@ -80,6 +80,29 @@ def test_the_next_daemon_goes_on(store: SqliteStore) -> None:
         until(lambda: len(looks) > 1)
     assert made.answers == []
     assert len(looks) <= (time.monotonic() - begun) / 0.1 + 2
+
+
+def test_only_news_of_its_app(store: SqliteStore) -> None:
+    """Whatever happens to other apps' machines, who waits does not ask again."""
+    one = machine(1)
+    looks = []
+    row = ProxyClusterRow(CLUSTER, "web", (), True, port=80)
+
+    def look(_: str) -> Wanted:
+        looks.append(time.monotonic())
+        return Wanted(1, row, Choice((), (one,), ()), frozenset((one.id,)))
+
+    with waiting(store, look) as made:
+        begun = time.monotonic()
+        made.waker.wanted(CLUSTER)
+        until(lambda: len(looks) == 1)
+        for _ in range(50):
+            other = replace(one, app="db")
+            made.waker.changed(State(), [changed(other, MachineState.STARTING)])
+        time.sleep(0.05)  # for one that would ask
+        assert len(looks) <= 1 + (time.monotonic() - begun) / LOOK
+        made.waker.changed(State(), [changed(one, MachineState.STARTING)])
+        until(lambda: len(looks) > 1)
 
 
 def test_whom_clients_were_led_to(store: SqliteStore) -> None:
