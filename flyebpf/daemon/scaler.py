@@ -90,7 +90,9 @@ class Scaler:
         self._held: dict[str, tuple[str, ...]] = {}  # by other hosts
         self._stopping: dict[str, Machine] = {}  # of other hosts
         self._since: dict[str, float] = {}  # when this host's were first seen to run
-        self._load = Load(config.host)
+        self._load: Load | None = None  # what is known; None: what the store has
+        self._told: Load | None = None  # what the store has; None: unknown
+        self._telling = threading.Lock()
         self._last_packets: Mapping[str, int] = {}
         self._first = True
         self._version = 0
@@ -117,6 +119,8 @@ class Scaler:
         with self._lock:
             self._held = {load.host: load.held for load in state.loads.values()}
             self._stopping.clear()
+            if self._load is None:
+                self._load = state.loads.get(self._host, Load(self._host))
         for machine in state.machines.values():
             self._learn(machine)
 
@@ -270,23 +274,21 @@ class Scaler:
         held: tuple[str, ...] | None = None,
     ) -> None:
         """What is new of it. Raises FlyebpfError while the store is away."""
-        with self._lock:
-            load = self._load
-            load = Load(
+        if self._alone:
+            return
+        with self._telling:  # the threads' one after another: the store keeps the last
+            load = self._load or Load(self._host)
+            self._load = load = Load(
                 load.host,
                 load.active if active is None else active,
                 load.held if held is None else held,
                 load.apps if apps is None else apps,
             )
-            if load == self._load or self._alone:
+            if load == self._told:
                 return
-            self._load = load
-        try:
+            self._told = None
             autostop.tell(self._store, load)
-        except BaseException:
-            with self._lock:
-                self._load = Load(load.host, {"": 0})  # whatever the store has
-            raise
+            self._told = load
 
 
 _GONE = MachineState.STOPPED

@@ -42,7 +42,7 @@ def tell(store: Store, load: Load) -> None:
     """What this host's proxy knows, where that is news."""
 
     def action(tx: Tx) -> None:
-        if tx.get(Load, load.host) != load:
+        if (tx.get(Load, load.host) or Load(load.host)) != load:
             tx.put(load)
 
     transact(store, action)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host tells the others of machines' use, and what it takes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flyebpf.daemon.scaler import Scaler, View
+from flyebpf.model.records import Load
+from flyebpf.model.state import State
+from flyebpf.ops.transact import every
+from flyebpf.proxy.loads import Loads
+from flyebpf.store.base import Store, StoreUnavailableError
+from flyebpf.store.sqlite import SqliteStore
+from tests.stores import config, region
+
+CONFIG = replace(config(engine="envoy"), store="etcd")
+NOTHING = View((), {}, ())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with region(tmp_path) as store:
+        yield store
+
+
+def made(store: Store, led: Mapping[str, frozenset[str]] | None = None) -> Scaler:
+    """One that knows what the store has, and whose threads do not run."""
+    scaler = Scaler(
+        CONFIG,
+        store,
+        Loads(),
+        look=lambda: NOTHING,
+        more=lambda _: None,
+        led=lambda: led or {},
+        packets=dict,
+    )
+    scaler.loaded(State.load(*store.snapshot()))
+    return scaler
+
+
+def test_what_was_told_before_a_restart(store: SqliteStore) -> None:
+    """It stands until there has been a look, and not longer."""
+    made(store)._tell(active={"one": 1}, held=("two",), apps=("web",))
+    later = made(store)
+    later._tell(held=())
+    assert every(store, Load) == [Load("h1", {"one": 1}, (), ("web",))]
+    later._tell(active={}, apps=())
+    assert every(store, Load) == [Load("h1")]
+
+
+def test_nothing_new_is_not_written(store: SqliteStore) -> None:
+    scaler = made(store)
+    scaler._tell(held=())
+    assert every(store, Load) == []
+    scaler._tell(active={"one": 0})
+    revision = store.revision()
+    scaler._tell(active={"one": 0}, held=())
+    assert store.revision() == revision
+
+
+def test_a_store_that_was_away(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one thread says later is what the other has found before."""
+    scaler = made(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "commit", away)
+        with pytest.raises(StoreUnavailableError):
+            scaler._tell(active={"one": 1}, apps=("web",))
+    scaler._tell(held=())
+    assert every(store, Load) == [Load("h1", {"one": 1}, (), ("web",))]
+
+
+def away(_: object) -> int:
+    raise StoreUnavailableError("away")
