@@ -39,6 +39,7 @@ class Loads:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._of: dict[str, dict[str, Load]] = {}
+        self._at: dict[str, int] = {}  # in flight, by address without port
         self._version = 0
 
     def of(self, cluster: str) -> Mapping[str, Load] | None:
@@ -52,14 +53,8 @@ class Loads:
 
     def active(self, address: str) -> int:
         """What a machine at this address has in flight, of all clusters."""
-        start = f"{address}:"
         with self._changed:
-            return sum(
-                load.active
-                for machines in self._of.values()
-                for at, load in machines.items()
-                if load.active and at.startswith(start)
-            )
+            return self._at.get(address, 0)
 
     @property
     def version(self) -> int:
@@ -80,6 +75,7 @@ class Loads:
         cluster that is not known any more."""
         with self._changed:
             for cluster, machines in changes.items():
+                self._count(self._of.get(cluster, {}), -1)
                 if machines is None:
                     self._of.pop(cluster, None)
                     continue
@@ -89,13 +85,23 @@ class Loads:
                 for address, (active, last) in machines.items():
                     known[address] = Load(int(active), last)
                 self._of[cluster] = known
+                self._count(known, 1)
             self._version += 1
             self._changed.notify_all()
+
+    def _count(self, machines: Mapping[str, Load], sign: int) -> None:
+        for at, load in machines.items():
+            if load.active:
+                address = at.rpartition(":")[0]
+                self._at[address] = self._at.get(address, 0) + sign * load.active
+                if not self._at[address]:
+                    del self._at[address]
 
     def forget(self) -> None:
         """There is no control plane now."""
         with self._changed:
             self._of.clear()
+            self._at.clear()
             self._version += 1
             self._changed.notify_all()
 

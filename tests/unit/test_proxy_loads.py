@@ -115,6 +115,24 @@ def test_machines_without_traffic_are_forgotten(
     assert pair.active() == {ONE: 2}
 
 
+def test_a_machine_of_several_clusters(pair: Pair) -> None:
+    address = ONE.partition(":")[0]
+    pair.tracker.watch("raw", ["raw"])
+    pair.tracker.report(1, WEB, {ONE: (2, 2), TWO: (5, 5)})
+    pair.tracker.report(1, "raw", {f"{address}:99": (3, 3)})
+    pair.tell()
+    assert pair.loads.active(address) == 5
+    assert pair.loads.active(address[:-1]) == 0
+    pair.tracker.report(1, WEB, {TWO: (5, 0)})
+    pair.tell()
+    assert pair.loads.active(address) == 3
+    pair.tracker.unwatch("raw")
+    pair.tell()
+    assert pair.loads.active(address) == 0
+    pair.loads.forget()
+    assert pair.loads.active(TWO.partition(":")[0]) == 0
+
+
 def test_waiting(pair: Pair) -> None:
     version = pair.loads.version
     assert pair.loads.wait(version, 0.0) == version
