@@ -171,12 +171,10 @@ class Scaler:
         """Whether this host's proxy has."""
         if self._loads.active(machine.private_ip):
             return True
-        held = (self._held_of(name) for name, led in self._led().items() if machine.id in led)
-        return any(load is not None and load.active for load in held)
-
-    def _held_of(self, cluster: str) -> LoadOf | None:
-        """Of clients that a machine was started for."""
-        return (self._loads.of(cluster) or {}).get(wake.REPORTED)
+        if not (held := self._loads.held(machine.app)):
+            return False
+        led = self._led()
+        return any(name not in led or machine.id in led[name] for name in held)
 
     def _parts(self, row: ProxyClusterRow) -> Iterator[tuple[str, LoadOf]]:
         """What each machine has to do; one may come twice."""
@@ -188,6 +186,13 @@ class Scaler:
             for machine in self._led().get(row.name, ()):
                 yield machine, load
 
+    def _unled(self, row: ProxyClusterRow) -> Iterator[tuple[str, LoadOf]]:
+        """The load of clients whom another daemon has led somewhere: any machine may
+        have it."""
+        load = (self._loads.of(row.name) or {}).get(wake.REPORTED)
+        if load and load.active and row.name not in self._led():
+            yield from ((end.machine, load) for end in row.endpoints)
+
     def _uses(self, rows: Sequence[ProxyClusterRow]) -> tuple[dict[str, int], set[str]]:
         """Machines that had something to do lately, and how much they have; and apps of
         which that is not known."""
@@ -195,7 +200,7 @@ class Scaler:
         unknown = {row.app for row in rows if self._loads.of(row.name) is None}
         since = time.monotonic() - self._every
         for row in rows:
-            for machine, load in self._parts(row):
+            for machine, load in (*self._parts(row), *self._unled(row)):
                 if load.active or load.last > since:
                     found[machine] = found.get(machine, 0) + load.active
         return found, unknown

@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from flyebpf.proxy.wake import REPORTED
+
 STEP = 5.0
 """``Load.last`` may lag behind by so many seconds while traffic goes on."""
 KEPT = 7200.0
@@ -40,6 +42,7 @@ class Loads:
         self._changed = threading.Condition()
         self._of: dict[str, dict[str, Load]] = {}
         self._at: dict[str, int] = {}  # in flight, by address without port
+        self._holding: set[str] = set()  # clusters with clients that were held
         self._version = 0
 
     def of(self, cluster: str) -> Mapping[str, Load] | None:
@@ -55,6 +58,12 @@ class Loads:
         """What a machine at this address has in flight, of all clusters."""
         with self._changed:
             return self._at.get(address, 0)
+
+    def held(self, app: str) -> list[str]:
+        """Clusters of an app with clients that a machine was started for."""
+        start = f"{app}/"
+        with self._changed:
+            return [cluster for cluster in self._holding if cluster.startswith(start)]
 
     @property
     def version(self) -> int:
@@ -76,6 +85,7 @@ class Loads:
         with self._changed:
             for cluster, machines in changes.items():
                 self._count(self._of.get(cluster, {}), -1)
+                self._holding.discard(cluster)
                 if machines is None:
                     self._of.pop(cluster, None)
                     continue
@@ -86,6 +96,8 @@ class Loads:
                     known[address] = Load(int(active), last)
                 self._of[cluster] = known
                 self._count(known, 1)
+                if REPORTED in known and known[REPORTED].active:
+                    self._holding.add(cluster)
             self._version += 1
             self._changed.notify_all()
 
@@ -102,6 +114,7 @@ class Loads:
         with self._changed:
             self._of.clear()
             self._at.clear()
+            self._holding.clear()
             self._version += 1
             self._changed.notify_all()
 

@@ -6,16 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from flyebpf.daemon.scaler import Scaler, View
+from flyebpf.model.proxyrows import ProxyClusterRow, ProxyEndpoint
 from flyebpf.model.records import Load
 from flyebpf.model.state import State
 from flyebpf.ops.transact import every
 from flyebpf.proxy.loads import Loads
+from flyebpf.proxy.wake import REPORTED
 from flyebpf.store.base import Store, StoreUnavailableError
 from flyebpf.store.sqlite import SqliteStore
+from tests.records import machine
 from tests.stores import config, region
 
 CONFIG = replace(config(engine="envoy"), store="etcd")
@@ -28,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         yield store
 
 
-def made(store: Store, led: Mapping[str, frozenset[str]] | None = None) -> Scaler:
+def made(store: Store, led: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Scaler:
     """One that knows what the store has, and whose threads do not run."""
     scaler = Scaler(
         CONFIG,
@@ -36,7 +40,7 @@ def made(store: Store, led: Mapping[str, frozenset[str]] | None = None) -> Scale
         Loads(),
         look=lambda: NOTHING,
         more=lambda _: None,
-        led=lambda: led or {},
+        led=lambda: led,
         packets=dict,
     )
     scaler.loaded(State.load(*store.snapshot()))
@@ -72,6 +76,26 @@ def test_a_store_that_was_away(store: SqliteStore, monkeypatch: pytest.MonkeyPat
             scaler._tell(active={"one": 1}, apps=("web",))
     scaler._tell(held=())
     assert every(store, Load) == [Load("h1", {"one": 1}, (), ("web",))]
+
+
+def test_clients_of_another_daemon(store: SqliteStore) -> None:
+    """Where those that a machine was started for were led to, only that daemon knew:
+    none of its machines is stopped while they are there."""
+    one, two = machine(1), machine(2)
+    ends = tuple(ProxyEndpoint(m.id, m.private_ip, 80, m.region) for m in (one, two))
+    row = ProxyClusterRow("web/80:app", "web", ends, True, watched=True)
+    led: dict[str, frozenset[str]] = {}
+    scaler = made(store, led)
+    scaler._loads.take({row.name: {REPORTED: [3, 0.0]}})
+    assert scaler.busy(one)
+    assert scaler._uses([row]) == ({one.id: 3, two.id: 3}, set())
+    assert not scaler._is_full(row)
+    led[row.name] = frozenset((two.id,))
+    assert not scaler.busy(one)
+    assert scaler.busy(two)
+    assert scaler._uses([row]) == ({two.id: 3}, set())
+    scaler._loads.take({row.name: {REPORTED: [0, 0.0]}})
+    assert not scaler.busy(two)
 
 
 def away(_: object) -> int:
