@@ -27,7 +27,7 @@ def run(config: MachinesConfig, action: str, given: Mapping[str, str]) -> str:
     takes longer than its time, after which it is killed with what it has started in
     its session. What it leaves behind in a session of its own goes on."""
     argv = commands.words(getattr(config, action), given)
-    with tempfile.TemporaryFile() as output:  # a pipe would be kept open by what it starts
+    with _output(action) as output:
         try:
             process = subprocess.Popen(
                 argv,
@@ -62,6 +62,14 @@ def look(config: MachinesConfig, given: Mapping[str, str]) -> MachineState | Non
         return None
     said = run(config, "status", given).split()
     return next((state for state in ORDERS if said[-1:] == [state.value]), None)
+
+
+def _output(action: str) -> IO[bytes]:
+    """A pipe would be kept open by what the command starts."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise FlyebpfError(f"{action}: no file for its output: {error.strerror}") from error
 
 
 def _end(output: IO[bytes]) -> str:

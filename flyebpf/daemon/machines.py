@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from flyebpf.api.backend import Problem
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon import machine_commands
-from flyebpf.errors import FlyebpfError
+from flyebpf.errors import FlyebpfError, UnavailableError
 from flyebpf.model import commands, sixpn
 from flyebpf.model.commands import GOALS, ORDERS
 from flyebpf.model.records import Machine, MachineState
 from flyebpf.model.state import State, Update
 from flyebpf.ops import power
 from flyebpf.ops.transact import find
-from flyebpf.store.base import Store, StoreUnavailableError
+from flyebpf.store.base import Store
 
 log = logging.getLogger(__name__)
 AT_ONCE = 32  # commands that run at the same time
@@ -133,7 +133,7 @@ class MachineAgent:
             try:
                 self._carry_out(ident, order)
                 done = order
-            except StoreUnavailableError:
+            except UnavailableError:
                 self._ended.wait(RETRY)
             except FlyebpfError as error:
                 log.error("machine %s: %s", ident, error.message)
@@ -156,7 +156,7 @@ class MachineAgent:
             try:
                 power.report(self._store, machine, state, error=error)
                 return
-            except StoreUnavailableError:
+            except UnavailableError:  # or others have changed the machine all the time
                 self._ended.wait(RETRY)
 
     def _run(self, machine: Machine, goal: MachineState, ip_6pn: str) -> tuple[MachineState, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -75,6 +76,21 @@ def until(condition: Callable[[], bool]) -> None:
 
 def add(store: SqliteStore) -> Machine:
     return machines.add(store, config(), "web", interface="tap0", mac="02:00:00:00:00:01")
+
+
+def test_no_room_for_its_output(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is not `starting` for ever."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    ident = add(store).id
+    power.request(store, ident, MachineState.STOPPED)
+    with agent(store, MachinesConfig(start=shell("true"))):
+        power.request(store, ident, MachineState.STARTED)
+        with pytest.raises(FlyebpfError, match="No space left"):
+            power.settled(store, ident, PATIENCE)
 
 
 def test_placeholders_and_environment(tmp_path: Path) -> None:
