@@ -41,11 +41,13 @@ STOPPING = (MachineState.STOPPING, MachineState.SUSPENDING)
 class View:
     """``rows``: clusters whose loads are known. ``apps``: those with machines of this
     host that may be stopped, and all their machines. ``others``: what other hosts say
-    whose daemons are there."""
+    whose daemons are there. ``unfit``: machines that get no clients, and whose hosts
+    could stop them."""
 
     rows: tuple[ProxyClusterRow, ...]
     apps: Mapping[str, tuple[Deployment, tuple[Machine, ...]]]
     others: tuple[Load, ...]
+    unfit: frozenset[str] = frozenset()
 
 
 def view(engine: Engine, driver: ProxyDriver) -> View:
@@ -59,7 +61,10 @@ def view(engine: Engine, driver: ProxyDriver) -> View:
             apps[app] = deployment, tuple(state.machines_of(app))
     present = state.fleet.presences
     others = [load for load in state.loads.values() if load.host != here and load.host in present]
-    return View(rows, apps, tuple(others))
+    idle = {end.machine for row in rows for end in row.endpoints if end.draining}
+    unfit = [state.machines[i] for i in idle if i in state.machines]
+    there = frozenset(machine.id for machine in unfit if machine.host in present)
+    return View(rows, apps, tuple(others), there)
 
 
 class Scaler:
@@ -224,7 +229,7 @@ class Scaler:
         for app, (deployment, machines) in now.apps.items():
             if app in unknown or app in apps:
                 continue
-            for stop in surplus(deployment, machines, uses):
+            for stop in surplus(deployment, machines, uses, now.unfit):
                 if self._is_ours(stop.machine):
                     self._order(stop.machine, stop.goal, [one.id for one in stop.running])
         return self._every

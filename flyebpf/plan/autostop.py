@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyebpf.model.records import Deployment, Machine, MachineState, Service
@@ -57,11 +57,15 @@ def services_of(deployment: Deployment, group: str) -> list[Service]:
 
 
 def surplus(
-    deployment: Deployment, machines: Sequence[Machine], uses: Mapping[str, Use]
+    deployment: Deployment,
+    machines: Sequence[Machine],
+    uses: Mapping[str, Use],
+    unfit: Container[str] = (),
 ) -> Iterator[Stop]:
     """At most one machine of each region and process group: of those that run, but for
     the ones over the soft limit and one more. A lone one only if nobody uses it. What
-    is just being started or stopped is waited for."""
+    is just being started or stopped is waited for. ``unfit``: those that get no clients
+    now, as their checks fail, say, go first."""
     places: dict[tuple[str, str], list[Machine]] = {}
     for machine in machines:
         if not machine.cordoned and machine.state.is_live:
@@ -71,18 +75,24 @@ def surplus(
         if rules is None or any(one.state is not MachineState.STARTED for one in found):
             continue
         kept = rules.least if deployment.primary_region in ("", region) else 0
-        chosen = _choose(found, uses, rules.soft)
+        chosen = _choose(found, uses, rules.soft, unfit)
         if chosen is not None and len(found) > kept:
             yield Stop(chosen, rules.goal, tuple(found))
 
 
-def _choose(running: Sequence[Machine], uses: Mapping[str, Use], soft: int) -> Machine | None:
+def _choose(
+    running: Sequence[Machine], uses: Mapping[str, Use], soft: int, unfit: Container[str]
+) -> Machine | None:
     if len(running) == 1:
         return None if running[0].id in uses else running[0]
     over = sum(uses[one.id].active >= soft for one in running if one.id in uses)
     if len(running) - (over + 1) < 1:
         return None
-    return min(running, key=lambda one: (_active(uses, one), one.id in uses, one.id))
+
+    def worth(one: Machine) -> tuple[object, ...]:
+        return one.id not in unfit, _active(uses, one), one.id in uses, one.id
+
+    return min(running, key=worth)
 
 
 def _active(uses: Mapping[str, Use], machine: Machine) -> int:

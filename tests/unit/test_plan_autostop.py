@@ -50,6 +50,12 @@ def test_more_than_enough(uses: dict[int, int], stopped: list[Machine]) -> None:
     assert chosen([ONE, TWO, THREE], uses) == [one.id for one in stopped]
 
 
+def test_one_that_gets_no_clients() -> None:
+    """It goes before one that serves them, and has as little to do."""
+    found = surplus(deployed(), [ONE, TWO], {}, {TWO.id})
+    assert [stop.machine for stop in found] == [TWO]
+
+
 def test_a_lone_one() -> None:
     assert chosen([ONE], {}) == [ONE.id]
     assert chosen([ONE], {1: 0}) == []  # it had something to do lately
