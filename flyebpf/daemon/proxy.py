@@ -155,6 +155,9 @@ class ProxyAgent:
                 self._fail(error.message)
             except OSError as error:
                 self._fail(str(error))
+            except Exception as error:  # nobody else starts Envoy again
+                log.exception("a fault of flyebpf itself: Envoy is not looked after")
+                self._fail(repr(error))
 
     def _step(self) -> None:
         driver = self._driver

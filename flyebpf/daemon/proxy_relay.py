@@ -54,15 +54,22 @@ class RelayAgent:
             yield Problem("proxy", self._problem, "Services with pg_tls are not served.")
 
     def _run(self) -> None:
-        if not self._relay.find():
-            self._driver.sockets.fill(OWNER, (), {})
+        begun = False
         while not self._ended.is_set():
-            if not self._driver.relay_wanted.wait(LOOK) or self._ended.is_set():
-                continue
             try:
-                self._step()
+                begun = begun or self._begin()
+                if self._driver.relay_wanted.wait(LOOK) and not self._ended.is_set():
+                    self._step()
             except (FlyebpfError, OSError) as error:
                 self._fail(str(error))
+            except Exception as error:  # nobody else starts the relay again
+                log.exception("a fault of flyebpf itself: the relay is not looked after")
+                self._fail(repr(error))
+
+    def _begin(self) -> bool:
+        if not self._relay.find():
+            self._driver.sockets.fill(OWNER, (), {})
+        return True
 
     def _step(self) -> None:
         pid = self._relay.find()
