@@ -22,8 +22,9 @@ from flyebpf.store.base import Store
 
 log = logging.getLogger(__name__)
 GATHER = 0.1  # seconds in which results are gathered
-RETRY = 1.0  # seconds until the store is asked again
 LOOK = 30.0  # seconds between looks for results of checks that there are no more
+PAUSE = 1.0
+"""Seconds to the next look: what flaps is written once in that time, not at each turn."""
 BATCH = 50  # machines in a transaction
 
 
@@ -50,6 +51,7 @@ class ChecksAgent:
         driver.changed = self._news.set
 
     def start(self) -> None:
+        self._news.set()  # what an earlier daemon published of checks that are gone
         self._thread.start()
 
     def stop(self) -> None:
@@ -89,7 +91,7 @@ class ChecksAgent:
                 done = False
             if not done:
                 self._news.set()
-                self._ended.wait(RETRY)
+            self._ended.wait(PAUSE)
 
     def _publish(self) -> bool:
         """Whether the store has it all now."""

@@ -22,7 +22,7 @@ import pytest
 
 from flyebpf.checks.probe import Spec, UndecidedError, probe
 from flyebpf.config import ProxyConfig
-from flyebpf.daemon.checks import merge
+from flyebpf.daemon.checks import ChecksAgent, merge
 from flyebpf.drivers import checks
 from flyebpf.drivers.checks import ChecksDriver
 from flyebpf.model.checkrows import CheckRow
@@ -324,6 +324,24 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 def put(store: SqliteStore, record: Machine) -> None:
     store.commit(Transaction((), (Put(record.kind, record.ident, encode(record)),)))
+
+
+def test_what_an_earlier_daemon_left(store: SqliteStore, driver: ChecksDriver) -> None:
+    """Of a machine that was stopped while there was no daemon, say."""
+    one = machine(1)
+    put(store, one)
+    health.publish(store, "h1", {one.id: results(a=False)})
+    (entry,) = store.list(MachineChecks.kind)
+    found = {one.id: MachineChecks(one.id, results(a=False))}
+    agent = ChecksAgent("h1", store, driver, lambda: found)
+    agent.start()
+    try:
+        deadline = time.monotonic() + 30
+        while store.list(MachineChecks.kind) and time.monotonic() < deadline:
+            store.wait(entry.revision, 0.1)
+    finally:
+        agent.stop()
+    assert list(store.list(MachineChecks.kind)) == []
 
 
 def test_publishing(store: SqliteStore) -> None:
