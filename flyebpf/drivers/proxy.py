@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flyebpf.bpf.program import Program
 from flyebpf.config import DaemonConfig
-from flyebpf.drivers import proxy_steer
+from flyebpf.drivers import proxy_naps, proxy_steer
 from flyebpf.drivers.mapio import MapLike, u32
 from flyebpf.drivers.netlink_proxy import ProxyNetlink
 from flyebpf.drivers.proxy_envoy import Envoy, end, peer, prepare, user_entry
@@ -60,7 +60,7 @@ class ProxyDriver:
         self._binds = proxy_steer.Binds(maps["binds"])
         self.sockets = proxy_steer.Sockets(maps["proxy_sockets"], maps["proxy_own"])
         self._netlink = ProxyNetlink()
-        self._table = Table(self.paths.sockets)
+        self._table = Table(self.paths.sockets, proxy_naps.read(self.paths.naps))
         self._soon = soon
         self.loads = Loads()
         self.feed: Feed | None = None
@@ -208,6 +208,8 @@ class ProxyDriver:
     def _tell(self) -> None:
         self._rebind()
         if self.feed is not None:
+            if self._settled and self._table.naps_changed:
+                proxy_naps.write(self.paths.naps, self._table.naps())
             self.feed.send(*self._table.changes())
 
     def _remember(self, apps: Sequence[str]) -> None:

@@ -46,6 +46,10 @@ class Paths:
         return self.folder / "envoy.log"
 
     @property
+    def naps(self) -> Path:
+        return self.folder / "naps.json"
+
+    @property
     def sockets(self) -> Path:
         return self.folder / "sockets"
 

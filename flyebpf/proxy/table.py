@@ -8,7 +8,7 @@ those that came out otherwise are given out as changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from functools import reduce
 from hashlib import blake2b
 from pathlib import Path
@@ -70,13 +70,17 @@ class Index:
 class Table:
     """Rows by kind and key. Not for several threads."""
 
-    def __init__(self, sockets: Path = Path("sockets")) -> None:
-        """``sockets``: the folder of Envoy's own."""
+    def __init__(
+        self, sockets: Path = Path("sockets"), naps: Mapping[str, int] | None = None
+    ) -> None:
+        """``sockets``: the folder of Envoy's own. ``naps``: what :meth:`naps` said
+        before; Envoy may still have its clients."""
         self._sockets = sockets
         self.rows: dict[type[Row], dict[Hashable, Row]] = {kind: {} for kind in KINDS}
         self.places: dict[Hashable, int] = {}
         """Of binds that are port ranges: which of their address's."""
-        self._naps: dict[Hashable, int] = {}  # of clusters: how often they fell asleep
+        self._naps = dict(naps or {})  # of clusters: how often they fell asleep
+        self.naps_changed = False
         self._binds = Index()  # by target
         self._app_binds = Index()
         self._app_routes = Index()
@@ -108,12 +112,19 @@ class Table:
         if row is not None:
             self._unlink(row)
             self.places.pop(key, None)
-            self._naps.pop(key, None)
+            self._naps.pop(str(key), None)
+
+    def naps(self) -> dict[str, int]:
+        """How often each cluster fell asleep."""
+        self.naps_changed = False
+        there = self.rows[ProxyClusterRow]
+        return {name: count for name, count in self._naps.items() if name in there}
 
     def _count_nap(self, before: Row | None, row: ProxyClusterRow) -> None:
         slept = isinstance(before, ProxyClusterRow) and before.sleeps
         if row.sleeps and not slept:
-            self._naps[row.key] = self._naps.get(row.key, 0) + 1
+            self._naps[row.name] = self._naps.get(row.name, 0) + 1
+            self.naps_changed = True
 
     def set_cached(self, apps: Iterable[str]) -> None:
         """Of these apps it is remembered where requests were replayed to."""
@@ -231,9 +242,9 @@ class Table:
             case ProxyClusterRow() as row:
                 if row.http or resources.is_shared(row):
                     yield resources.cluster(row, row.name, self._gate(row))
-                    yield resources.endpoints(row, row.name, self._naps.get(row.key, 0))
+                    yield resources.endpoints(row, row.name, self._naps.get(row.name, 0))
                 if row.watched and (found := self._names(row)):
-                    yield resources.loads(row, found, self._naps.get(row.key, 0))
+                    yield resources.loads(row, found, self._naps.get(row.name, 0))
             case ProxyAppRow() as row:
                 clusters = self.rows[ProxyClusterRow]
                 own = [clusters[key] for key in self._app_clusters.get(row.name)]
@@ -278,7 +289,7 @@ class Table:
                     yield resources.shared_alias(row, name)
                     continue
                 yield resources.cluster(row, name, gate)
-                yield resources.endpoints(row, name, self._naps.get(row.key, 0))
+                yield resources.endpoints(row, name, self._naps.get(row.name, 0))
 
     def _of(self, key: Hashable) -> ProxyBindRow:
         row = self.rows[ProxyBindRow][key]

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from flyebpf.drivers import proxy_naps
 from flyebpf.model.proxyrows import ProxyClusterRow, ProxyEndpoint
 from flyebpf.proxy import wake
 from flyebpf.proxy.table import Table
@@ -93,6 +96,33 @@ def test_where_an_endpoint_stands_for_machines() -> None:
         (1, "web/8080:app#1", "DRAINING"),
     ]
     assert found(serves, wakes=False) == [machine]
+
+
+def test_clients_of_the_daemon_before(tmp_path: Path) -> None:
+    """Envoy still has them, by the number of the time when their machine slept."""
+    row = ProxyClusterRow("web/8080:app", "web", (), http=True, wakes=True)
+    awake = replace(row, endpoints=(ProxyEndpoint("m1", "172.16.0.2", 8080, "ams"),))
+    before, path = Table(), tmp_path / "naps.json"
+    for found in (row, awake, row, awake, replace(row, name="gone")):
+        before.put(found)
+    before.remove(ProxyClusterRow, "gone")
+    assert before.naps_changed
+    proxy_naps.write(path, before.naps())
+    assert not before.naps_changed
+    assert proxy_naps.read(path) == {row.name: 2}
+    after = Table(naps=proxy_naps.read(path))
+    after.put(awake)
+    (body,) = (body for kind, _, body in after.changes()[0] if kind == "endpoints")
+    assert f"{row.name}#2" in body
+    assert not after.naps_changed
+
+
+def test_naps_that_nobody_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "naps.json"
+    assert proxy_naps.read(path) == {}
+    for text in ("", "[]", '{"web": "x"}'):
+        path.write_text(text)
+        assert proxy_naps.read(path) == {}
 
 
 def test_whose_clients_they_are() -> None:
