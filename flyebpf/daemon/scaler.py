@@ -173,8 +173,8 @@ class Scaler:
         )
 
     def _active(self, machine: Machine) -> bool:
-        """Whether this host's proxy has."""
-        if self._loads.active(machine.private_ip):
+        """Whether this host's proxy has, as far as is known."""
+        if self._loads.is_young or self._loads.active(machine.private_ip):
             return True
         if not (held := self._loads.held(machine.app)):
             return False

@@ -13,6 +13,7 @@ hosts' proxies count for themselves.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from flyebpf.proxy.wake import REPORTED
 
 STEP = 5.0
 """``Load.last`` may lag behind by so many seconds while traffic goes on."""
+YOUNG = 5.0
+"""Seconds until a control plane that has begun has told what there is."""
 KEPT = 7200.0
 """Seconds for which a machine without traffic is still known to have had some."""
 
@@ -44,6 +47,7 @@ class Loads:
         self._at: dict[str, int] = {}  # in flight, by address without port
         self._holding: set[str] = set()  # clusters with clients that were held
         self._version = 0
+        self._begun = -math.inf
 
     def of(self, cluster: str) -> Mapping[str, Load] | None:
         """Machines that have had anything to do since the cluster is watched; the
@@ -64,6 +68,11 @@ class Loads:
         start = f"{app}/"
         with self._changed:
             return [cluster for cluster in self._holding if cluster.startswith(start)]
+
+    @property
+    def is_young(self) -> bool:
+        """Whether the control plane has begun just now: what is not known may be there."""
+        return time.monotonic() - self._begun < YOUNG
 
     @property
     def version(self) -> int:
@@ -112,6 +121,7 @@ class Loads:
     def forget(self) -> None:
         """There is no control plane now."""
         with self._changed:
+            self._begun = time.monotonic()
             self._of.clear()
             self._at.clear()
             self._holding.clear()

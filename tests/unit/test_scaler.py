@@ -15,6 +15,7 @@ from flyebpf.model.proxyrows import ProxyClusterRow, ProxyEndpoint
 from flyebpf.model.records import Load
 from flyebpf.model.state import State
 from flyebpf.ops.transact import every
+from flyebpf.proxy import loads
 from flyebpf.proxy.loads import Loads
 from flyebpf.proxy.wake import REPORTED
 from flyebpf.store.base import Store, StoreUnavailableError
@@ -96,6 +97,16 @@ def test_clients_of_another_daemon(store: SqliteStore) -> None:
     assert scaler._uses([row]) == ({two.id: 3}, set())
     scaler._loads.take({row.name: {REPORTED: [0, 0.0]}})
     assert not scaler.busy(two)
+
+
+def test_nothing_is_known_yet(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that finds a machine being stopped waits for what Envoy has to say."""
+    scaler = made(store)
+    assert not scaler.busy(machine(1))
+    scaler._loads.forget()
+    assert scaler.busy(machine(1))
+    monkeypatch.setattr(loads, "YOUNG", 0.0)
+    assert not scaler.busy(machine(1))
 
 
 def away(_: object) -> int:
