@@ -40,7 +40,10 @@ class Prober:
                 connection.close()
 
     def _begin(self, address: tuple[str, int], now: float) -> None:
-        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:  # there are too many
+            return
         connection.setblocking(False)
         try:
             connection.bind((self._source, 0))

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
+from typing import Any
 
+import pytest
+
+from flyebpf.daemon import probe
 from flyebpf.daemon.probe import Prober
 
 HERE = "127.0.0.1"
@@ -38,6 +43,22 @@ def test_nobody() -> None:
     prober = Prober([(HERE, closed_port())], HERE)
     assert prober.run(time.monotonic() + PATIENCE, lambda: next(given_up)) is None
     assert prober.run(time.monotonic(), lambda: False) is None
+
+
+def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on when there is one again."""
+    with socket.create_server((HERE, 0)) as server:
+        address = (HERE, server.getsockname()[1])
+        tries = iter(range(2))
+        make = socket.socket
+
+        def after_some(*of: Any) -> socket.socket:
+            if next(tries, None) is not None:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return make(*of)
+
+        monkeypatch.setattr(probe.socket, "socket", after_some)
+        assert Prober([address], HERE).run(time.monotonic() + PATIENCE, lambda: False) == address
 
 
 def test_a_source_that_is_not_there_yet() -> None:
