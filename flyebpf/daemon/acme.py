@@ -103,6 +103,9 @@ class AcmeAgent:
                         self._take(hostname)
             except FlyebpfError as error:
                 log.error("certificates by ACME: %s", error.message)
+            except Exception:  # names that come later want one, too
+                log.exception("a fault of flyebpf itself: certificates by ACME")
+                self._ended.wait(LOOK)
 
     def _due(self) -> list[str]:
         now = datetime.now(UTC)
