@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flyebpf.config import DaemonConfig
 from flyebpf.daemon.engine import Engine
 from flyebpf.daemon.heartbeat import Repeat
 from flyebpf.drivers.proxy import ProxyDriver
+from flyebpf.model.commands import GOALS
 from flyebpf.model.proxyrows import ProxyClusterRow
 from flyebpf.model.records import Deployment, Load, Machine, MachineState
 from flyebpf.model.state import State, Update
@@ -53,18 +54,24 @@ class View:
 def view(engine: Engine, driver: ProxyDriver) -> View:
     """In the main thread."""
     state, here = engine.state, engine.config.host
+    present = {here, *state.fleet.presences}
     rows = tuple(row for row in driver.clusters() if row.watched)
     apps = {}
     for app in dict.fromkeys(machine.app for machine in state.machines_on(here)):
         deployment = state.deployments.get(app)
         if deployment and any(service.auto_stop != OFF for service in deployment.services):
-            apps[app] = deployment, tuple(state.machines_of(app))
-    present = state.fleet.presences
+            machines = state.machines_of(app)
+            apps[app] = deployment, tuple(m for m in machines if not _is_stuck(m, present))
     others = [load for load in state.loads.values() if load.host != here and load.host in present]
     idle = {end.machine for row in rows for end in row.endpoints if end.draining}
     unfit = [state.machines[i] for i in idle if i in state.machines]
     there = frozenset(machine.id for machine in unfit if machine.host in present)
     return View(rows, apps, tuple(others), there)
+
+
+def _is_stuck(machine: Machine, present: Container[str]) -> bool:
+    """Whether it was ordered to start or stop, and nobody is there to do that."""
+    return machine.state in GOALS and machine.host not in present
 
 
 class Scaler:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from unittest.mock import Mock
 
 import pytest
 
-from flyebpf.daemon.scaler import Scaler, View
+from flyebpf.daemon.scaler import Scaler, View, view
 from flyebpf.model.proxyrows import ProxyClusterRow, ProxyEndpoint
-from flyebpf.model.records import Load
+from flyebpf.model.records import Deployment, Load, MachineState, Presence
 from flyebpf.model.state import State
 from flyebpf.ops.transact import every
 from flyebpf.proxy import loads
@@ -20,7 +21,7 @@ from flyebpf.proxy.loads import Loads
 from flyebpf.proxy.wake import REPORTED
 from flyebpf.store.base import Store, StoreUnavailableError
 from flyebpf.store.sqlite import SqliteStore
-from tests.records import machine
+from tests.records import host, machine, service, web
 from tests.stores import config, region
 
 CONFIG = replace(config(engine="envoy"), store="etcd")
@@ -111,3 +112,14 @@ def test_nothing_is_known_yet(store: SqliteStore, monkeypatch: pytest.MonkeyPatc
 
 def away(_: object) -> int:
     raise StoreUnavailableError("away")
+
+
+def test_who_is_looked_at() -> None:
+    """An order to a host that is gone does not keep a region's machines running."""
+    deployment = Deployment("web", (replace(service(80), auto_stop="stop"),))
+    stuck = machine(2, host="h2", state=MachineState.STOPPING)
+    engine = Mock(config=CONFIG, state=web(deployment, machine(1), stuck, host(2), Presence("h1")))
+    driver = Mock(clusters=list)
+    assert view(engine, driver).apps["web"][1] == (machine(1),)
+    engine.state = web(deployment, machine(1), stuck, host(2), Presence("h2"))
+    assert view(engine, driver).apps["web"][1] == (machine(1), stuck)
