@@ -166,18 +166,7 @@ class Scaler:
         with self._lock:
             if any(machine.id in held for held in self._held.values()):
                 return True
-        return self._active(machine) or self._is_unknown(machine)
-
-    def _is_unknown(self, machine: Machine) -> bool:
-        try:
-            rows = self._look().rows
-        except TimeoutError:
-            return True
-        return any(
-            self._loads.of(row.name) is None
-            for row in rows
-            if any(end.machine == machine.id for end in row.endpoints)
-        )
+        return self._active(machine)
 
     def _active(self, machine: Machine) -> bool:
         """Whether this host's proxy has, as far as is known."""
