@@ -16,6 +16,8 @@ from flyebpf.model.names import quoted
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _PAIR_KEYS = {"name", "value"}
+_LONGEST_NAME, _LONGEST_VALUE = 256, 4096  # bytes of a response header
+_MOST = 100  # response headers of a port
 
 
 def request_headers(section: Section, key: str) -> tuple[tuple[str, str], ...]:
@@ -51,9 +53,27 @@ def response_headers(section: Section, key: str) -> tuple[tuple[str, tuple[str, 
             continue
         values = () if value is False else tuple(_as_list(value))
         path = f"{key}.{name}"
-        if all(is_header(section, path, name, item) for item in values or ("",)):
+        if all(_is_response_header(section, path, name, item) for item in values or ("",)):
             headers.append((name, values))
+    count = sum(len(values) or 1 for _, values in headers)
+    if count > _MOST:
+        section.error(key, f"has {count} headers, more than {_MOST}")
     return tuple(headers)
+
+
+def _is_response_header(section: Section, key: str, name: object, value: object) -> bool:
+    """As :func:`is_header`, and Envoy takes it: one that it does not take would have it
+    refuse all apps' routes."""
+    if not is_header(section, key, name, value):
+        return False
+    text, size = str(name), len(str(value).encode())
+    if text.lower() == "host" or len(text) > _LONGEST_NAME:
+        section.error(key, f"{quoted(text)} is no header of an answer")
+        return False
+    if size > _LONGEST_VALUE:
+        section.error(key, f"the value of {text} has {size} bytes, more than {_LONGEST_VALUE}")
+        return False
+    return True
 
 
 def is_header(section: Section, key: str, name: object, value: object) -> bool:

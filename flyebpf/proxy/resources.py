@@ -71,6 +71,9 @@ it would be the least loaded one. What it answers is its own business."""
 MANY = 1_000_000
 QUEUE = 1024
 """Requests or connections of a cluster that wait for a machine at its hard limit."""
+HEADER, HEADERS = 16384, 1000
+"""Bytes of a header, and headers of a virtual host. Of one with more, or with ``host``,
+Envoy would refuse the routes of all apps; ``deploy`` allows less."""
 SERVER = "flyebpf"
 HTTPS_PORT = 443
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
@@ -338,12 +341,16 @@ def _response(row: ProxyRouteRow) -> tuple[list[Json], list[str]]:
         add += [_header("fly-request-id", "%REQ(X-REQUEST-ID)%"), _header("server", SERVER)]
         via = {"key": "via", "value": f"%PROTOCOL% {SERVER}"}
         add.append({"header": via, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
-    remove = []
+    remove: list[str] = []
     for key, values in row.options.response_headers:
+        if key.lower() == "host" or len(key) > HEADER or len(remove) >= HEADERS:
+            continue
         remove.append(key)
         for value in values:
-            header = {"key": key, "value": value.replace("%", "%%")}
-            add.append({"header": header, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
+            escaped = value.replace("%", "%%")
+            header = {"key": key, "value": escaped}
+            if len(escaped.encode()) <= HEADER and len(add) < HEADERS:
+                add.append({"header": header, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
     return add, remove
 
 

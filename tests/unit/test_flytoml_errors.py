@@ -90,6 +90,22 @@ CASES = [
     ("[http_service.tls_options]\nversions = ['TLSv1.1']", "tls_options.versions", "TLSv1.2"),
     ("[http_service.http_options]\nidle_timeout = 0", "http_options.idle_timeout", "at least 1"),
     (
+        "[http_service.http_options.response.headers]\nHost = 'a'",
+        "response.headers.Host (line 2)",
+        "no header of an answer",
+    ),
+    ("[http_service.http_options.response.headers]\nhost = false", "headers.host", "no header"),
+    (
+        f"[http_service.http_options.response.headers]\nX = '{'ü' * 2049}'",
+        "response.headers.X (line 2)",
+        "4098 bytes, more than 4096",
+    ),
+    (
+        f"[http_service.http_options.response.headers]\nX = {['a'] * 101}",
+        "response.headers (line 1)",
+        "101 headers, more than 100",
+    ),
+    (
         "[http_service.http_options.response.headers]\nX = true",
         "http_service.http_options.response.headers.X (line 2)",
         "must be false",

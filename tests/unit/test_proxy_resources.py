@@ -375,3 +375,17 @@ def test_each_set_of_tls_options_has_a_listener(
     assert found.tls.versions == versions
     assert found.signed is signed
     assert set(found.tls.alpn) == set(alpn) & {"h2", "http/1.1"}
+
+
+def test_headers_that_envoy_would_refuse_all_routes_for() -> None:
+    """They are left out, whatever was deployed."""
+    many = tuple((f"x-{number}", ("a",)) for number in range(1100))
+    headers = (("Host", ("a",)), ("host", ()), ("x-long", ("%" * 8193,)), ("x-fine", ("b",)), *many)
+    route = replace(ROUTE, options=HttpOptions(response_headers=headers))
+    body = Envoy(CLUSTER, route, BIND).has[Type.VHOST, f"own-http|{ROUTE.name}"]
+    added = [one["header"]["key"] for one in body["response_headers_to_add"]]
+    removed = body["response_headers_to_remove"]
+    assert "x-fine" in added
+    assert not {"Host", "host"} & {*added, *removed}
+    assert "x-long" not in added
+    assert len(added) == len(removed) == 1000
