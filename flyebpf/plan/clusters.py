@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from flyebpf.model.proxyrows import (
     HTTP_CHAINS,
     Chain,
@@ -18,6 +20,7 @@ from flyebpf.plan.machines import misfit
 from flyebpf.plan.services import Exposure
 from flyebpf.plan.site import Site
 
+LONGEST_GROUPS = 256
 _CHAINS = {
     frozenset(): Chain.RAW,
     frozenset(("http",)): Chain.HTTP,
@@ -59,7 +62,7 @@ class Clusters:
         options, port = exposure.port.http_options, exposure.port
         h2 = http and options is not None and options.h2_backend
         proxy_proto = port.proxy_proto_version if "proxy_proto" in port.handlers else ""
-        name = f"{self._app}/{exposure.internal_port}:{','.join(exposure.groups)}"
+        name = f"{self._app}/{exposure.internal_port}:{_text(exposure.groups)}"
         name += ("" if http else "+tcp") + ("+h2" if h2 else "")
         name += (f"+{proxy_proto}" if proxy_proto else "") + more
         limits = exposure.service.concurrency
@@ -145,6 +148,15 @@ class Clusters:
                 at = (end.address, end.port)
                 found[at] = ProxyTargetRow(*at, end.machine)
         return list(found.values())
+
+
+def _text(groups: tuple[str, ...]) -> str:
+    """In a cluster's name, which goes into a header: of one that is too long Envoy would
+    refuse the routes of all apps."""
+    text = ",".join(groups)
+    if len(text) <= LONGEST_GROUPS:
+        return text
+    return f"~{blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def _present(site: Site, state: State, hosts: Hosts, app: str) -> list[Machine]:

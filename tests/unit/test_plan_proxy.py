@@ -346,6 +346,20 @@ def test_nobody_passes() -> None:
     assert all(endpoint.draining for endpoint in cluster.endpoints)
 
 
+def test_many_groups_have_a_short_name() -> None:
+    groups = tuple(f"g{number:03}{'x' * 59}" for number in range(300))
+    services = (
+        service(80, handlers=HTTP, groups=groups),
+        service(81, handlers=HTTP, groups=groups[1:]),
+    )
+    here = app(
+        Deployment("web", services, processes=groups), address(), machine(1, group=groups[0])
+    )
+    first, second = (row.name for row in rows(here, ProxyClusterRow))
+    assert first != second
+    assert len(first) == len(second) == len("web/8080:~") + 32
+
+
 def test_groups_have_clusters_of_their_own() -> None:
     here = app(
         Deployment(
