@@ -219,7 +219,7 @@ def test_redirects_of_apps_are_their_own(world: World) -> None:
     own = {"x_front1_headers": "location: http://x/other", "x_front1_status": "307"}
     answer = world.ask(**own)
     assert (answer["name"], answer["path"]) == ("front1", "/")
-    hop = "back,0,strange,strange/8080:app,172.16.0.9:8080,force_self"
+    hop = "back;0;strange;strange/8080:app;172.16.0.9:8080;force_self"
     own["x_front1_headers"] += f" | x-flyebpf-ask: replay | x-flyebpf-hop: {hop}"
     answer = world.ask(**own)
     assert answer["code"] == "502"

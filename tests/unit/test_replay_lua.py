@@ -480,3 +480,14 @@ def test_a_replay_finds_its_virtual_host_again(what: Listener) -> None:
     named = json.dumps({"key": names.VHOST_HEADER, "value": names.vhost_format(what)})
     by_host = what.shared and not what.inner
     assert config.count(named) == (0 if by_host else 2), "set for the client, and set again"
+
+
+def test_a_hop_comes_back_as_it_was(lua: Lua) -> None:
+    """Clusters of several process groups have commas."""
+    by = {b"app": b"web", b"cluster": b"web/80:back,front", b"address": b"172.16.0.2:80"}
+    part = lua.part("pass")
+    hop = part[b"hop"](b"back", 5, lua.runtime.table_from(by), b"force_self")
+    ask = lua.value(part[b"ask"](b"replay\tenvoy://replay/\t" + hop + b"\t-\t-\t\tapp=b"))
+    assert list(ask["hop"].values()) == [
+        *("back", "5", "web", "web/80:back,front", "172.16.0.2:80", "force_self"),
+    ]

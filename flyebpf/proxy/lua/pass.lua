@@ -7,10 +7,10 @@
 --                       headers for caching, the JSON, and `fly-replay`
 --   x-flyebpf-source    app, cluster and port at which the client came in
 --   x-flyebpf-hop       what this pass tells the next one, believed only if it was
---                       written by this listener: words with commas between them
+--                       written by this listener: words with `;` between them
 
 local REPLAY = "replay\t"
-local MISSING = "-"
+local MISSING, MARK = "-", ";"
 
 local function split(text, mark)
   local found = {}
@@ -39,14 +39,14 @@ local function ask(text)
   local own = string.find(up, "^envoy://replay/") ~= nil
   return {
     up = up, own = own, seconds = present(seconds), caching = present(caching),
-    json = present(json), header = present(header), hop = own and split(hop, ",") or {},
+    json = present(json), header = present(header), hop = own and split(hop, MARK) or {},
   }
 end
 
 -- Of a hop: "replay", count, app, cluster, address; or "back", count, app, cluster,
--- address, and "force_self" or "prefer_self".
+-- address, and "force_self" or "prefer_self". Clusters may have commas.
 local function hop(kind, count, by, more)
-  return table.concat({ kind, count, by.app, by.cluster, by.address, more }, ",")
+  return table.concat({ kind, count, by.app, by.cluster, by.address, more }, MARK)
 end
 
 local LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
