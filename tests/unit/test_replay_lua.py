@@ -8,6 +8,7 @@ import base64
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -491,3 +492,15 @@ def test_a_hop_comes_back_as_it_was(lua: Lua) -> None:
     assert list(ask["hop"].values()) == [
         *("back", "5", "web", "web/80:back,front", "172.16.0.2:80", "force_self"),
     ]
+
+
+def test_many_spaces_cost_little(lua: Lua) -> None:
+    """An app could keep a thread of Envoy's busy with answers."""
+    long = f"a{' ' * 8100}b"
+    begun = time.process_time()
+    for _ in range(10):
+        with pytest.raises(ValueError, match="state is too long"):
+            lua.call("grammar", "header", f"app=b;state={long}")
+        with pytest.raises(ValueError, match="is not a name of one"):
+            lua.call("grammar", "regions", f"a{' ' * 1000}b")
+    assert time.process_time() - begun < 0.1

@@ -36,6 +36,15 @@ local function visible(name, value, longest)
   return value
 end
 
+-- Without white space around it. A pattern for both ends would look at what is between
+-- them once for each space in it.
+local function trimmed(text)
+  local first, last = string.find(text, "%S"), #text
+  if not first then return "" end
+  while string.find(text, "^%s", last) do last = last - 1 end
+  return string.sub(text, first, last)
+end
+
 local function matching(name, value, pattern)
   if not string.find(visible(name, value), pattern) then
     wrong(name .. " is not a name of one: " .. string.sub(value, 1, 64))
@@ -46,7 +55,7 @@ end
 local function regions(text)
   local found = {}
   for part in string.gmatch(visible("region", text) .. ",", "([^,]*),") do
-    local code = string.lower(string.match(part, "^%s*(.-)%s*$"))
+    local code = string.lower(trimmed(part))
     found[#found + 1] = matching("region", code, "^%l[%l%d-]*$")
     if #found > 32 then wrong("region names too many") end
   end
@@ -106,7 +115,7 @@ local function fields(text)
     if mark == '"' then wrong(key .. " has a quotation mark too many") end
     if mark ~= "" and mark ~= ";" then wrong("fields are separated by ;") end
     if found[key] then wrong(key .. " is there twice") end
-    found[key] = string.match(value, "^(.-)%s*$")
+    found[key] = trimmed(value)
     at = string.match(text, "^;%s*()", after) or after
   end
   return found
