@@ -131,12 +131,14 @@ local function from_header(text)
   return to
 end
 
+-- What is written with underscores is the same header for an app behind CGI or WSGI.
 local function header_name(value)
   local name = string.lower(visible("a header's name", value, 256))
   if not string.find(name, "^[%w!#$%%&'*+.^_`|~-]+$") then wrong("a header's name is none") end
-  if NOT_SET[name] then wrong("the header " .. name .. " is not to be changed") end
+  local plain = string.gsub(name, "_", "-")
+  if NOT_SET[plain] then wrong("the header " .. name .. " is not to be changed") end
   for _, pattern in ipairs(OURS) do
-    if string.find(name, pattern) then wrong("the header " .. name .. " is the proxy's") end
+    if string.find(plain, pattern) then wrong("the header " .. name .. " is the proxy's") end
   end
   return name
 end
