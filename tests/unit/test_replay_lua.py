@@ -506,3 +506,9 @@ def test_many_spaces_cost_little(lua: Lua) -> None:
         with pytest.raises(ValueError, match="is not a name of one"):
             lua.call("grammar", "regions", f"a{' ' * 1000}b")
     assert time.process_time() - begun < 0.1
+
+
+def test_an_app_of_many_machines(world: Lua, tmp_path: Path) -> None:
+    many = [machine(f"m{number}", "ams", 0) for number in range(500)]
+    AppFiles(tmp_path / "apps").put("same", app(clusters={"c": many}))
+    assert choose(world, app="same", instance="m499")["address"] == "m499:80"

@@ -12,6 +12,7 @@
 -- parsed is kept while the file's text stays the same.
 
 local KEPT = 512
+local VALUES = 1000000 -- the daemon writes them: some nine for each machine of a cluster
 
 return function(folder, json)
   local kept, count = {}, 0
@@ -24,7 +25,7 @@ return function(folder, json)
     file:close()
     local found = kept[name]
     if found and found.text == text then return found.app end
-    local app = json.decode(text)
+    local app = json.decode(text, VALUES)
     if type(app) ~= "table" then return nil end
     if count >= KEPT then kept, count = {}, 0 end
     if not kept[name] then count = count + 1 end

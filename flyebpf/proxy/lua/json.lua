@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- A strict JSON reader (RFC 8259): nothing but JSON, and no more than its limits.
 --
--- decode(text) gives the value, or nil and what is wrong. Objects and arrays are tables
+-- decode(text, most) gives the value, or nil and what is wrong; `most` is how many values
+-- it may have, else VALUES. Objects and arrays are tables
 -- (arrays have the metatable `array`), null is `null`. An object that has a name twice
 -- is wrong: readers would disagree on what it says.
 
@@ -129,7 +130,7 @@ function read(text, at, depth, count)
   at = skip(text, at)
   count.values = count.values + 1
   if depth > DEPTH then wrong(at, "too deep") end
-  if count.values > VALUES then wrong(at, "too many values") end
+  if count.values > count.most then wrong(at, "too many values") end
   local first = string.sub(text, at, at)
   if first == "{" then return read_object(text, at + 1, depth + 1, count) end
   if first == "[" then return read_array(text, at + 1, depth + 1, count) end
@@ -142,9 +143,9 @@ function read(text, at, depth, count)
   return read_number(text, at)
 end
 
-local function decode(text)
+local function decode(text, most)
   local fine, value = pcall(function()
-    local found, at = read(text, 1, 0, { values = 0 })
+    local found, at = read(text, 1, 0, { values = 0, most = most or VALUES })
     at = skip(text, at)
     if at <= #text then wrong(at, "something after the value") end
     return found
