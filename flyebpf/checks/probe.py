@@ -12,6 +12,7 @@ from functools import cache
 
 LINE = 8192  # longest line of an answer, bytes
 INTERIM = 20  # 1xx answers before the real one, at most
+FIELDS = 100  # headers of each of them, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,17 @@ async def _status(reader: asyncio.StreamReader) -> int:
         status = int(code)
         if status >= 200 or status == 101:
             return status
-        while (await reader.readuntil(b"\n")).strip():
-            pass
+        await _skip_headers(reader)
     raise ValueError("no end of interim answers")
+
+
+async def _skip_headers(reader: asyncio.StreamReader) -> None:
+    """Raises ValueError where there is no end of them: all machines of the host are
+    looked at by one process."""
+    for _ in range(FIELDS):
+        if not (await reader.readuntil(b"\n")).strip():
+            return
+    raise ValueError("no end of headers")
 
 
 @cache

@@ -93,6 +93,7 @@ def look(serve: Serve, **values: Any) -> str:
     return asyncio.run(run())
 
 
+MANY = b"HTTP/1.1 100 Continue\r\n" + b"a: b\r\n" * 101 + b"\r\nHTTP/1.1 200 OK\r\n\r\n"
 ANSWERS = [
     ("passes", b"HTTP/1.1 204 No Content\r\n\r\n", ""),
     ("passes without a reason", b"HTTP/1.0 200\r\n\r\n", ""),
@@ -104,6 +105,7 @@ ANSWERS = [
     ("nonsense", b"HTTP/1.1 abc\r\n", "no HTTP"),
     ("an endless line", b"x" * 100_000, "no HTTP"),
     ("no end of interim answers", b"HTTP/1.1 100 Continue\r\n\r\n" * 50, "no HTTP"),
+    ("no end of headers", MANY, "no HTTP"),
 ]
 
 
