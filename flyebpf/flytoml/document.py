@@ -17,6 +17,7 @@ from flyebpf.model import names
 from flyebpf.model.records import Check, Service
 
 LARGEST = 64 * 1024  # characters
+MOST_CHECKS = 50  # each of them is run for each machine, as often as once a second
 
 _OF_OTHERS = (
     # Valid in a fly.toml, for whoever builds the image and runs the VM.
@@ -83,6 +84,9 @@ def parse_table(table: dict[str, Any], *, strict: bool = False, text: str = "") 
     checks = named_checks(document)
     check_overlaps(found, problems)
     _check_groups_of_checks(checks, groups, problems)
+    count = len(checks) + sum(len(parsed.service.checks) for parsed in found)
+    if count > MOST_CHECKS:
+        problems.error("checks", f"the app has {count} of them, more than {MOST_CHECKS}")
     app = document.named("app", names.app_name)
     region = document.named("primary_region", names.region)
     document.ignore(*_OF_OTHERS)

@@ -86,6 +86,11 @@ CASES = [
     ("[http_service]\nconcurrency = '25'", "http_service.concurrency", '"SOFT,HARD"'),
     ("[http_service]\nconcurrency = 25", "http_service.concurrency", "must be a table"),
     ("[http_service.tls_options]\nalpn = ['']", "http_service.tls_options.alpn", "''"),
+    (
+        f"[[services]]\nports = [80]\ntcp_checks = [{'{},' * 26}]\nhttp_checks = [{'{},' * 25}]\n",
+        "checks",
+        "51 of them, more than 50",
+    ),
     ("[http_service.tls_options]\nversions = []", "tls_options.versions", "is empty"),
     ("[http_service.tls_options]\nversions = ['TLSv1.1']", "tls_options.versions", "TLSv1.2"),
     ("[http_service.http_options]\nidle_timeout = 0", "http_options.idle_timeout", "at least 1"),
