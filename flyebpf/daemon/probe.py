@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 FIRST, LAST = 0.005, 0.1  # seconds between attempts, in the beginning and later
 SHARE = 0.02  # of the time that it has taken so far
 OLD = 3.0  # seconds until an attempt is given up
+MOST = 48  # attempts at once, unless there are more addresses; the oldest goes first
 
 
 class Prober:
@@ -40,9 +41,11 @@ class Prober:
                 connection.close()
 
     def _begin(self, address: tuple[str, int], now: float) -> None:
+        if len(self._attempts) >= max(MOST, 2 * len(self._addresses)):
+            self._attempts.pop(next(iter(self._attempts)))[0].close()
         try:
             connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        except OSError:  # there are too many
+        except OSError:  # too many are open
             return
         connection.setblocking(False)
         try:

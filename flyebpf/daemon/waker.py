@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between looks, if nothing has changed
 RETRY = 0.2  # seconds until the store is asked again
 COMING = (MachineState.STARTING, MachineState.STARTED)
-AT_ONCE = 500  # clusters that are waited for at the same time
+AT_ONCE, AT_ONCE_OF_APP = 500, 8
+"""Clusters that are waited for at once, and those of one app: each has a thread."""
 PLACES = 1024
 """Apps are told apart by so many versions; some share one."""
 FAILED = 10.0  # seconds for which a machine that could not be started is left alone
@@ -92,8 +93,9 @@ class Waker:
         self._versions = [0] * PLACES
         self._ended = False
         self._failed: dict[str, float] = {}  # until when
-        self._working = 0
         self._led: dict[str, frozenset[str]] = {}
+        self._working: dict[str, int] = {}  # threads by app
+        self._lock = threading.Lock()
 
     # As a follower of the state.
 
@@ -127,24 +129,29 @@ class Waker:
 
     def wanted(self, cluster: str) -> None:
         """Somebody waits for it; from any thread."""
-        with self._news:
-            if self._working >= AT_ONCE:
-                self._refuse(cluster, "full")
-                return
-            self._working += 1
+        app = cluster.partition("/")[0]
+        with self._lock:
+            own = self._working.get(app, 0)
+            full = own >= AT_ONCE_OF_APP or sum(self._working.values()) >= AT_ONCE
+            if not full:
+                self._working[app] = own + 1
+        if full:
+            self._refuse(cluster, "full")
+            return
         name = f"wake-{cluster}"
-        threading.Thread(target=self._run, args=(cluster,), name=name, daemon=True).start()
-
-    def _run(self, cluster: str) -> None:
+        thread = threading.Thread(target=self._work, args=(cluster, app), name=name, daemon=True)
         try:
-            self._work(cluster)
-        finally:
-            with self._news:
-                self._working -= 1
+            thread.start()
+        except RuntimeError as error:  # the host has no room for it
+            log.error("%s: %s", cluster, error)
+            self._done(app)
+            self._refuse(cluster, "full")
 
-    def _refuse(self, cluster: str, reason: str) -> None:
-        told = reason if is_http(cluster) else wake.CLOSED
-        self._answer(cluster, {wake.REFUSED_HEADER: told})
+    def _done(self, app: str) -> None:
+        with self._lock:
+            self._working[app] -= 1
+            if not self._working[app]:
+                del self._working[app]
 
     def led(self) -> dict[str, frozenset[str]]:
         """The machines that clients of each cluster have been led to. How many of them
@@ -160,7 +167,13 @@ class Waker:
             with contextlib.suppress(RefusedError):
                 self._order(found)
 
-    def _work(self, cluster: str) -> None:
+    def _work(self, cluster: str, app: str) -> None:
+        try:
+            self._answer_for(cluster)
+        finally:
+            self._done(app)
+
+    def _answer_for(self, cluster: str) -> None:
         begun = time.monotonic()
         refused = ""
         try:
@@ -181,6 +194,10 @@ class Waker:
         took = time.monotonic() - begun
         log.info("%s: clients go to machine %s after %.3f s", cluster, machine, took)
         self._answer(cluster, {wake.MACHINE_HEADER: address})
+
+    def _refuse(self, cluster: str, reason: str) -> None:
+        shown = reason if is_http(cluster) else wake.CLOSED
+        self._answer(cluster, {wake.REFUSED_HEADER: shown})
 
     def _find(self, cluster: str, deadline: float) -> tuple[str, str]:
         """A machine whose service takes connections, and its address and port. Raises

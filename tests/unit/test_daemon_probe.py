@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flyebpf.daemon import probe
-from flyebpf.daemon.probe import Prober
+from flyebpf.daemon.probe import MOST, Prober
 
 HERE = "127.0.0.1"
 PATIENCE = 30.0
@@ -65,3 +65,23 @@ def test_a_source_that_is_not_there_yet() -> None:
     given_up = iter([False, False, True])
     prober = Prober([(HERE, closed_port())], "192.0.2.1")
     assert prober.run(time.monotonic() + PATIENCE, lambda: next(given_up)) is None
+
+
+def test_attempts_that_nobody_answers_do_not_pile_up() -> None:
+    prober = Prober([(HERE, closed_port())], HERE)
+    with socket.socket() as full:
+        full.bind((HERE, 0))
+        full.listen(0)
+        address = full.getsockname()
+        prober = Prober([address], HERE)
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:  # until its backlog takes no more
+            client.setblocking(False)
+            client.connect_ex(address)
+        time.sleep(0.1)
+        for number in range(3 * MOST):
+            prober._begin(address, float(number))
+        assert len(prober._attempts) == MOST
+        assert next(iter(prober._attempts.values()))[2] == 2 * MOST
+        for connection in (*clients, *(attempt[0] for attempt in prober._attempts.values())):
+            connection.close()
