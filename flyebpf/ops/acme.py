@@ -43,7 +43,8 @@ def want(store: Store, config: DaemonConfig, hostname: str, app: str) -> AcmeNam
     _check(config, name, app)
 
     def action(tx: Tx) -> AcmeName:
-        tx.touch(tx.require(App, app))
+        owner = tx.require(App, app)
+        tx.touch(owner)
         owners = (tx.get(Certificate, name), tx.get(AcmeName, name))
         for found in owners:
             if found is not None and found.app != app:
@@ -51,6 +52,8 @@ def want(store: Store, config: DaemonConfig, hostname: str, app: str) -> AcmeNam
                     f"host name {name} belongs to {certificates.whose(found.app)}",
                     f"remove it there first: flyebpf certs remove {name}",
                 )
+        if not any(owners):
+            certificates.check_wildcards(tx, name, owner)
         last = tx.get(AcmeName, name) or AcmeName(name, app, created=text(datetime.now(UTC)))
         made = replace(last, next_try="")
         tx.put(made)

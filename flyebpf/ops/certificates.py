@@ -56,12 +56,34 @@ def add(
             )
         _settle_acme(tx, record, by_acme)
         if owner is not None:
+            if last is None and not by_acme:
+                check_wildcards(tx, hostname, owner)
             tx.touch(owner)  # so that destroying the app at the same time sees it
         tx.put(record)
         tx.put_unguarded(pair)  # guarded by the record
         return record
 
     return transact(store, action)
+
+
+def check_wildcards(tx: Tx, hostname: str, app: App) -> None:
+    """A name that a wildcard stands for is that organization's whose the wildcard is, and
+    no wildcard stands for another's names: on shared addresses whoever is named more
+    exactly gets its clients, over HTTP without any certificate. Raises ConflictError."""
+    start, _, above = hostname.partition(".")
+    found: list[Certificate | AcmeName | None] = [tx.get(Certificate, f"*.{above}")]
+    if start == "*":
+        kinds: tuple[type[Certificate] | type[AcmeName], ...] = (Certificate, AcmeName)
+        every_one = (one for kind in kinds for one in every(tx.store, kind))
+        found = [one for one in every_one if one.hostname.partition(".")[2] == above]
+    for one in found:
+        owner = tx.get(App, one.app) if one is not None and one.app else None
+        if one is not None and owner is not None and owner.org != app.org:
+            raise ConflictError(
+                f"host name {hostname} and {one.hostname} belong together, and that is "
+                f"{whose(one.app)}'s, of another organization",
+                f"remove it there first: flyebpf certs remove {one.hostname}",
+            )
 
 
 def _settle_acme(tx: Tx, record: Certificate, by_acme: str) -> None:

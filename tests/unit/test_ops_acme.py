@@ -14,7 +14,7 @@ from flyebpf.config import AcmeConfig
 from flyebpf.errors import ConflictError, InvalidError, NotFoundError
 from flyebpf.model.acme import AcmeChallenge, AcmeName, AcmeState
 from flyebpf.model.certificates import Certificate, KeyPair
-from flyebpf.ops import acme, apps, certificates
+from flyebpf.ops import acme, apps, certificates, orgs
 from flyebpf.ops.transact import Tx
 from flyebpf.store.sqlite import SqliteStore
 from tests.pki import make
@@ -151,3 +151,31 @@ def test_without_an_authority(store: SqliteStore) -> None:
         acme.want(store, config(engine="envoy"), HOST, "web")
     with pytest.raises(NotFoundError, match="app 'wbe'"):
         want(store, app="wbe")
+
+
+def test_names_below_anothers_wildcard(store: SqliteStore) -> None:
+    """They would get its clients, and with them a certificate."""
+    orgs.create(store, "other")
+    apps.create(store, "thief", "other")
+    certificates.add(store, CONFIG, "*.example.com", "web", **pem("*.example.com"))
+    with pytest.raises(ConflictError, match="app web's, of another organization"):
+        want(store, app="thief")
+    with pytest.raises(ConflictError, match="app web's, of another organization"):
+        certificates.add(store, CONFIG, HOST, "thief", **pem(HOST))
+    assert want(store, app="db").app == "db"
+    assert want(store, "example.com", "thief").app == "thief"
+    assert want(store, "a.b.example.com", "thief").app == "thief"
+
+
+def test_a_wildcard_above_anothers_names(store: SqliteStore) -> None:
+    orgs.create(store, "other")
+    apps.create(store, "thief", "other")
+    want(store)
+    with pytest.raises(ConflictError, match=f"{HOST} belong together"):
+        certificates.add(store, CONFIG, "*.example.com", "thief", **pem("*.example.com"))
+    certificates.add(store, CONFIG, "*.example.com", "db", **pem("*.example.com"))
+
+
+def pem(host: str) -> dict[str, str]:
+    chain, key = make(host).both
+    return {"chain": chain, "key": key}
