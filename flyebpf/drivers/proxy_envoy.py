@@ -49,7 +49,7 @@ class Envoy:
         self._user = user
         self._workers = workers
         self._access_log = access_log
-        config = bootstrap(row, paths, access_log)
+        config = bootstrap(row, paths, access_log, memory())
         text = json.dumps(config, sort_keys=True) + f"{user} {workers} {program()}"
         self.digest = blake2b(text.encode(), digest_size=8).hexdigest()
         config["admin"]["address"]["pipe"]["path"] = str(self.admin)
@@ -187,6 +187,11 @@ class Envoy:
             raise UnavailableError(
                 f"Envoy does not open its access log anew: {error}", "Try again in a moment."
             ) from error
+
+
+def memory() -> int:
+    """Bytes that Envoy may use: half of the host's."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _pair(status: dict[str, Any]) -> tuple[str, int]:

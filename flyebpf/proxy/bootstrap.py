@@ -63,9 +63,10 @@ class Paths:
         return self.sockets / "ads.sock"
 
 
-def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "") -> Json:
+def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "", memory: int = 0) -> Json:
     """Machines see ``row.source``. The control plane's stream is taken up again
-    within a second after it was lost. ``access_log``: its file, "" for none."""
+    within a second after it was lost. ``access_log``: its file, "" for none.
+    ``memory``: bytes that it may use, 0 for any number."""
     service = {
         "envoy_grpc": {
             "cluster_name": ADS_CLUSTER,
@@ -109,6 +110,7 @@ def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "") -> Json:
             ],
             "clusters": [_ads_cluster(paths), replay.cluster(), *wake.clusters()],
         },
+        **({"overload_manager": _overload(memory)} if memory else {}),
         "stats_config": _stats(),
         "stats_flush_on_admin": True,
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
@@ -124,6 +126,32 @@ def bootstrap(row: ProxyRow, paths: Paths, access_log: str = "") -> Json:
                 }
             ]
         },
+    }
+
+
+def _overload(memory: int) -> Json:
+    """Requests that can be sent again are read as a whole, a megabyte for each: clients
+    that leave many unfinished must not have the host end Envoy. Those of HTTP/2 that
+    hold most go first; then nothing new is taken until there is room."""
+    monitor = "envoy.resource_monitors.fixed_heap"
+    kind = f"type.googleapis.com/{monitor.replace('envoy.', 'envoy.extensions.')}"
+    heap = {"@type": f"{kind}.v3.FixedHeapConfig", "max_heap_size_bytes": memory}
+    triggers = {
+        "shrink_heap": {"threshold": {"value": 0.85}},
+        "reset_high_memory_stream": {
+            "scaled": {"scaling_threshold": 0.85, "saturation_threshold": 0.95}
+        },
+        "stop_accepting_requests": {"threshold": {"value": 0.95}},
+        "stop_accepting_connections": {"threshold": {"value": 0.98}},
+    }
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [{"name": monitor, "typed_config": heap}],
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 17},
+        "actions": [
+            {"name": f"envoy.overload_actions.{name}", "triggers": [{"name": monitor, **trigger}]}
+            for name, trigger in triggers.items()
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from flyebpf.model.proxyrows import (
 )
 from flyebpf.model.records import HttpOptions, TlsOptions
 from flyebpf.proxy import ads, chains  # noqa: F401 (ads: the messages' types)
+from flyebpf.proxy.bootstrap import Paths, bootstrap
 from flyebpf.proxy.chains import Signed
 from flyebpf.proxy.resources import Type
 from flyebpf.proxy.table import Gone, Table
@@ -389,3 +391,12 @@ def test_headers_that_envoy_would_refuse_all_routes_for() -> None:
     assert not {"Host", "host"} & {*added, *removed}
     assert "x-long" not in added
     assert len(added) == len(removed) == 1000
+
+
+def test_envoy_has_a_limit_to_its_memory(tmp_path: Path) -> None:
+    row = ProxyRow("proxy", "h1", "ams", "172.16.0.1", (), ())
+    limited = bootstrap(row, Paths(tmp_path), memory=1 << 30)["overload_manager"]
+    (monitor,) = limited["resource_monitors"]
+    assert monitor["typed_config"]["max_heap_size_bytes"] == 1 << 30
+    assert all(t["name"] == monitor["name"] for a in limited["actions"] for t in a["triggers"])
+    assert "overload_manager" not in bootstrap(row, Paths(tmp_path))
