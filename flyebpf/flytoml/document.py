@@ -12,11 +12,12 @@ from flyebpf.flytoml.checks import named_checks
 from flyebpf.flytoml.overlaps import check_overlaps
 from flyebpf.flytoml.problems import Problems
 from flyebpf.flytoml.section import Section
-from flyebpf.flytoml.services import Groups, services
+from flyebpf.flytoml.services import Groups, ParsedService, services
 from flyebpf.model import names
 from flyebpf.model.records import Check, Service
 
 LARGEST = 64 * 1024  # characters
+MOST_PORTS = 512  # the proxy of each host has a cluster for each of them
 MOST_CHECKS = 50  # each of them is run for each machine, as often as once a second
 
 _OF_OTHERS = (
@@ -84,6 +85,7 @@ def parse_table(table: dict[str, Any], *, strict: bool = False, text: str = "") 
     checks = named_checks(document)
     check_overlaps(found, problems)
     _check_groups_of_checks(checks, groups, problems)
+    _check_ports(found, problems)
     count = len(checks) + sum(len(parsed.service.checks) for parsed in found)
     if count > MOST_CHECKS:
         problems.error("checks", f"the app has {count} of them, more than {MOST_CHECKS}")
@@ -100,6 +102,17 @@ def parse_table(table: dict[str, Any], *, strict: bool = False, text: str = "") 
         processes=groups.names,
         warnings=tuple(problems.warnings),
     )
+
+
+def _check_ports(found: list[ParsedService], problems: Problems) -> None:
+    """A range without handlers is one for the proxy, too."""
+    ports = [port for parsed in found for port in parsed.service.ports]
+    count = sum(port.end - port.start + 1 if port.handlers else 1 for port in ports)
+    if count > MOST_PORTS:
+        problems.error(
+            "services",
+            f"have {count} ports, more than {MOST_PORTS}; a range without handlers counts as one",
+        )
 
 
 def _groups(document: Section) -> Groups:

@@ -87,6 +87,11 @@ CASES = [
     ("[http_service]\nconcurrency = 25", "http_service.concurrency", "must be a table"),
     ("[http_service.tls_options]\nalpn = ['']", "http_service.tls_options.alpn", "''"),
     (
+        SERVICE + "ports = [{start_port = 1, end_port = 513, handlers = ['tls']}]",
+        "services",
+        "513 ports, more than 512",
+    ),
+    (
         f"[[services]]\nports = [80]\ntcp_checks = [{'{},' * 26}]\nhttp_checks = [{'{},' * 25}]\n",
         "checks",
         "51 of them, more than 50",
