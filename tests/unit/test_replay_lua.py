@@ -512,3 +512,12 @@ def test_an_app_of_many_machines(world: Lua, tmp_path: Path) -> None:
     many = [machine(f"m{number}", "ams", 0) for number in range(500)]
     AppFiles(tmp_path / "apps").put("same", app(clusters={"c": many}))
     assert choose(world, app="same", instance="m499")["address"] == "m499:80"
+
+
+def test_no_pattern_looks_for_spaces_at_both_ends() -> None:
+    """It would take a time that grows with their number's square, and clients say how
+    many there are."""
+    for path in replay.LUA.glob("*.lua"):
+        text = path.read_text()
+        assert "-)%s*$" not in text, path
+        assert "-)%s*=" not in text, path

@@ -255,4 +255,5 @@ return {
     return guarded(function() return checked(from_json(text, json)) end)
   end,
   regions = function(text) return guarded(regions, text) end,
+  trimmed = trimmed,
 }

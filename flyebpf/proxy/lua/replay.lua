@@ -70,8 +70,8 @@ end
 -- The value of a cookie.
 local function cookie(headers, name)
   for pair in string.gmatch(headers:get("cookie") or "", "[^;]+") do
-    local key, value = string.match(pair, "^%s*([^=]-)%s*=%s*(.-)%s*$")
-    if key == name then return value end
+    local key, value = string.match(pair, "^([^=]*)=(.*)$")
+    if key and grammar.trimmed(key) == name then return grammar.trimmed(value) end
   end
 end
 
