@@ -521,3 +521,18 @@ def test_no_pattern_looks_for_spaces_at_both_ends() -> None:
         text = path.read_text()
         assert "-)%s*$" not in text, path
         assert "-)%s*=" not in text, path
+
+
+def test_what_is_remembered_takes_no_more_than_some_memory(tmp_path: Path) -> None:
+    """However much an app has it remember of each session."""
+    worker = Worker(tmp_path)
+    used = worker.lua.runtime.eval(b"function() return collectgarbage('count') end")
+    collect = worker.lua.runtime.eval(b"function() collectgarbage() end")
+    collect()
+    before = used()
+    for number in range(2000):
+        worker.remember(worker.at("/", 100, session=str(number)), f"{number:032000}")
+    collect()
+    assert used() - before < 20 * 1024  # KiB; 62 MiB went in
+    assert worker.find(worker.at("/", 101, session="1999")) == f"{1999:032000}"
+    assert worker.find(worker.at("/", 101, session="0")) is None

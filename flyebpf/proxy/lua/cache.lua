@@ -6,12 +6,12 @@
 -- what was remembered in another one is not known any more. That file says to the control
 -- plane, too, until when the app's requests have to come by here.
 
-local MOST = 4096 -- entries of a worker, twice
+local MOST, BYTES = 4096, 8 * 2 ^ 20 -- entries of a worker and what they say, twice
 local SLACK = 60 -- seconds that a file is ahead, so that not every entry writes one
 local PREFIXES = 64 -- of one app and host
 
 return function(folder)
-  local young, old, count = {}, {}, 0
+  local young, old, count, bytes = {}, {}, 0, 0
   local prefixes, hosts = {}, 0 -- app and host: list of path prefixes, longest first
 
   local function generation(app)
@@ -51,9 +51,19 @@ return function(folder)
     if found and found.ends > now and found.generation == generation(app) then return found end
   end
 
+  -- About what a value takes.
+  local function size(value)
+    if type(value) == "string" then return #value end
+    if type(value) ~= "table" then return 8 end
+    local sum = 64
+    for name, item in pairs(value) do sum = sum + size(name) + size(item) end
+    return sum
+  end
+
   local function put(key, app, spec, by, ttl, now)
-    if count >= MOST then young, old, count = {}, young, 0 end
+    if count >= MOST or bytes >= BYTES then young, old, count, bytes = {}, young, 0, 0 end
     if not young[key] then count = count + 1 end
+    bytes = bytes + #key + size(spec) -- that of before, too: who changes one often pays for it
     local was = generation(app)
     young[key] = { spec = spec, by = by, ends = now + ttl, generation = was }
     if last_of(app) < now + ttl then write(app, was, now + ttl + SLACK) end
