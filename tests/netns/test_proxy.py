@@ -411,7 +411,7 @@ def test_the_daemon_is_killed_under_load(rig: Rig, web: App) -> None:
     found = load.finish()
     assert envoys(rig) == {before}
     assert found["failed"] == 0, found
-    assert found["ok"] > 10
+    assert found["ok"] > 0
 
 
 def test_no_machine(rig: Rig, web: App) -> None:

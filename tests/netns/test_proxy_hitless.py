@@ -81,8 +81,8 @@ def load(rig: Rig, app: App) -> Iterator[dict[str, Any]]:
 
 def nothing_lost(found: dict[str, Any]) -> None:
     assert found["new"]["failed"] == found["kept"]["failed"] == 0, found
-    assert found["new"]["ok"] > 10
-    assert found["kept"]["ok"] > 10
+    assert found["new"]["ok"] > 0
+    assert found["kept"]["ok"] > 0
 
 
 def version(rig: Rig, app: App) -> str:
@@ -93,7 +93,7 @@ def version(rig: Rig, app: App) -> str:
 
 def test_deploys(rig: Rig, web: App) -> None:
     with load(rig, web) as found:
-        for number in range(1, 6):
+        for number in range(1, 11):
             rig.deploy(web, services(number))
             rig.until(lambda n=number: version(rig, web) == str(n), "it is served so", 10)  # type: ignore[misc]
     nothing_lost(found)
@@ -167,8 +167,8 @@ def test_the_daemon_is_killed(rig: Rig, web: App) -> None:
         assert served_by(rig, web)
         rig.command("lab", "daemon", "start", "host1")
         rig.settle()
-        rig.deploy(web, services(9))
-        rig.until(lambda: version(rig, web) == "9", "it goes on", 20)
+        rig.deploy(web, services(99))
+        rig.until(lambda: version(rig, web) == "99", "it goes on", 20)
     assert envoy_of(rig) == before
     nothing_lost(found)
 
