@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from flyebpf.api.client import ApiError, path
+from tests.netns.proxied import proxied
 from tests.netns.rig import TOOLS, App, Rig, tool_argv
 
 pytestmark = pytest.mark.root
@@ -52,12 +53,8 @@ BODY = 20 << 20
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host with a proxy and commands for its machines, one client."""
-    made = Rig(f"w{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-wake"))
-    up = made.command("lab", "up", "--empty", "--proxy", check=False)
-    if up.returncode != 0:
-        pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)
-    yield made
-    made.command("lab", "down")
+    with proxied("w") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

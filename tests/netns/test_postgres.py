@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from flyebpf.api.client import path
+from tests.netns.proxied import proxied
 from tests.netns.rig import TOOLS, App, Rig
 from tests.pki import make
 
@@ -45,12 +46,8 @@ BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host with a proxy, one client."""
-    made = Rig(f"p{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-pg"))
-    up = made.command("lab", "up", "--empty", "--proxy", check=False)
-    if up.returncode != 0:
-        pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)
-    yield made
-    made.command("lab", "down")
+    with proxied("p") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from flyebpf.api.client import path
+from tests.netns.proxied import proxied
 from tests.netns.rig import ORG, TOOLS, App, Rig
 
 pytestmark = pytest.mark.root
@@ -67,12 +68,8 @@ HOST, OTHER = "www.example.com", "other.example.com"
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host with a proxy, one client."""
-    made = Rig(f"x{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-proxy"))
-    up = made.command("lab", "up", "--empty", "--proxy", check=False)
-    if up.returncode != 0:
-        pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)
-    yield made
-    made.command("lab", "down")
+    with proxied("x") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,15 @@ curl against servers in VMs."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from flyebpf.api.client import path
+from tests.netns.proxied import proxied
 from tests.netns.rig import ORG, TOOLS, App, Rig
 from tests.pki import Made, make
 
@@ -52,12 +51,8 @@ VOUCHES_FOR_NOBODY = "*.fly.test"
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """One host with a proxy, one client."""
-    made = Rig(f"s{os.getpid()}", Path(f"/run/flyebpf-test-{os.getpid()}-tls"))
-    up = made.command("lab", "up", "--empty", "--proxy", check=False)
-    if up.returncode != 0:
-        pytest.exit(f"the lab does not come up:\n{up.stdout}{up.stderr}", returncode=1)
-    yield made
-    made.command("lab", "down")
+    with proxied("s") as made:
+        yield made
 
 
 def serve(rig: Rig, name: str, services: str) -> App:
