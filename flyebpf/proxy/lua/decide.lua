@@ -7,6 +7,21 @@
 return function(apps)
   local NONE = "no_candidate"
 
+  -- Puts the machine with an id into the choice, if it can be used: whether it did, and
+  -- what is wrong where it is `forced`.
+  local function instance(machines, forced, preferred, choice)
+    local id = forced or preferred
+    local machine = id and apps.by_id(machines, id)
+    if machine and machine.usable then
+      choice.address = machine.address
+      if forced then choice.strict = true end
+      return true
+    end
+    if forced then return false, "no such instance is running" end
+    if preferred then choice.unavailable = preferred end
+    return false
+  end
+
   -- What clients ask for with headers of requests. `asked`: force_region, prefer_region
   -- (lists), force_instance, prefer_instance.
   local function by_client(app, cluster, asked)
@@ -20,20 +35,9 @@ return function(apps)
       machines = found
       choice.strict = true
     end
-    if asked.force_instance then
-      local machine = apps.by_id(machines, asked.force_instance)
-      if not (machine and machine.usable) then return nil, NONE, "no such instance is running" end
-      choice.address, choice.strict = machine.address, true
-      return choice
-    end
-    if asked.prefer_instance then
-      local machine = apps.by_id(machines, asked.prefer_instance)
-      if machine and machine.usable then
-        choice.address = machine.address
-        return choice
-      end
-      choice.unavailable = asked.prefer_instance
-    end
+    local found, words = instance(machines, asked.force_instance, asked.prefer_instance, choice)
+    if words then return nil, NONE, words end
+    if found then return choice end
     local regions = asked.force_region or asked.prefer_region
     local machine = regions and apps.preferred(machines, regions)
     choice.address = machine and machine.address
@@ -49,20 +53,9 @@ return function(apps)
   end
 
   local function among(machines, spec, choice)
-    if spec.instance then
-      local machine = apps.by_id(machines, spec.instance)
-      if not (machine and machine.usable) then return nil, NONE, "no such instance is running" end
-      choice.address, choice.strict = machine.address, true
-      return choice
-    end
-    if spec.prefer then
-      local machine = apps.by_id(machines, spec.prefer)
-      if machine and machine.usable then
-        choice.address = machine.address
-        return choice
-      end
-      choice.unavailable = spec.prefer
-    end
+    local found, words = instance(machines, spec.instance, spec.prefer, choice)
+    if words then return nil, NONE, words end
+    if found then return choice end
     if not (spec.regions or spec.elsewhere) then return choice end
     local machine = apps.preferred(machines, spec.regions or { "any" })
     if not machine then return nil, NONE, "no machine there is running" end
